@@ -1,0 +1,65 @@
+# Every command of the project. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed
+SITE := _build/html/index.html
+SOURCES := $(shell find book notebooks vitlite _config.yml _toc.yml package-lock.json -type f \
+	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
+CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
+
+.PHONY: help install book html lab execute smoke-full stamp test test-unit test-notebooks test-pages lint clean
+.DEFAULT_GOAL := help
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Options: PYTHON=$(PYTHON) (3.11 to 3.13) and VENV=$(VENV) (where to install)."
+
+install: $(INSTALLED) ## make the virtual environment and install the tested set of packages
+
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml
+	@sh book/tools/install.sh $(PYTHON) $(VENV)
+	@touch $@
+
+book: $(INSTALLED) ## run every chapter afresh at quick scale on the CPU and build the pages
+	@$(BIN)/python book/tools/build.py --fresh
+
+html: $(INSTALLED) ## build the pages from the outputs stored in the chapters
+	@$(BIN)/python book/tools/build.py
+
+$(SITE): $(SOURCES) | $(INSTALLED)
+	@$(BIN)/python book/tools/build.py
+
+lab: $(INSTALLED) ## open the chapters in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=. notebooks
+
+execute: $(INSTALLED) ## run every chapter in place and store its outputs
+	@$(BIN)/python book/tools/execute.py
+
+smoke-full: $(INSTALLED) ## run every chapter as a script at full scale, on tiny data for two steps
+	@$(BIN)/python book/tools/smoke.py
+
+stamp: $(INSTALLED) ## write the address and tag of _config.yml into the first cell of each chapter
+	@$(BIN)/python book/tools/stamp.py
+
+test: ## all tests: units, then chapters, then pages
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-notebooks
+	@$(MAKE) --no-print-directory test-pages
+
+test-unit: $(INSTALLED) ## test the library and the tools
+	@$(CPU) $(BIN)/python -m pytest -q tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
+
+test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
+	@$(CPU) $(BIN)/python -m pytest -q -n 2 --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
+
+test-pages: $(SITE) ## check the built pages, in a browser where there is one
+	@$(BIN)/python -m pytest -q -n 2 tests/test_pages.py
+
+lint: $(INSTALLED) ## check the code's style
+	@$(BIN)/ruff check .
+
+clean: ## remove what was built (the virtual environment stays)
+	rm -rf _build .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,61 @@
+"""Build the pages into _build/html, with warnings as errors.
+
+    python book/tools/build.py             from the outputs that the chapters have stored
+    python book/tools/build.py --fresh     run every chapter first
+
+The pages are made from a copy, so the chapters in notebooks/ stay as they are.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from execute import run_chapters
+from vendor import scripts
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "_build/source"
+SITE = ROOT / "_build/html"
+
+
+def stage() -> None:
+    """Copy what the pages are made from to a folder of their own."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for folder in ("book", "notebooks"):
+        shutil.copytree(ROOT / folder, SOURCE / folder, ignore=skip)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, SOURCE)
+    shutil.copytree(scripts(), SOURCE / "book/_static/vendor")
+
+
+def build() -> int:
+    """Build every page anew, show all warnings, and return 0 if there was none."""
+    shutil.rmtree(SITE, ignore_errors=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", SOURCE, "--path-output", ROOT]
+    options = ["--all", "--quiet", "--warningiserror", "--nitpick", "--keep-going"]
+    return subprocess.run([*command, *options], check=False).returncode
+
+
+def main() -> None:
+    """Read the command line, build, and say where the pages are."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="run every chapter first")
+    options = parser.parse_args()
+    stage()
+    if options.fresh:
+        print("running the chapters", flush=True)
+        if failures := run_chapters([], SOURCE / "notebooks"):
+            sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
+    print("building the pages", flush=True)
+    if build():
+        (SITE / "index.html").unlink(missing_ok=True)  # so that no test takes these pages for the book
+        sys.exit("FAILED the pages: see the warnings above")
+    print(f"\nThe book is built. Open {(SITE / 'index.html').as_uri()}")
+
+
+if __name__ == "__main__":
+    main()

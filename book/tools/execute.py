@@ -1,0 +1,158 @@
+"""Run chapters from their first cell to their last, and store what they show.
+
+    python book/tools/execute.py                     every chapter, in place
+    python book/tools/execute.py 03_attention        one of them
+    python book/tools/execute.py --into FOLDER       leave the chapters alone, write the run ones there
+
+Two runs on one machine write the same bytes: no times, no random names.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTERS = ROOT / "notebooks"
+CELL_SECONDS = 300
+COLOURS = "\x1b\\[[0-9;]*m"  # that a terminal would show
+QUICK = {"VITLITE_SCALE": "quick", "CUDA_VISIBLE_DEVICES": ""}  # stored outputs are those of a CPU, everywhere
+KEPT_METADATA = {"tags", "mystnb", "jupyter"}
+NOTEBOOK_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
+}
+
+
+class ChapterError(Exception):
+    """A chapter that did not run to its end; the message names the cell."""
+
+
+class ThisPython(AsyncKernelManager):
+    """Runs chapters with the interpreter that runs this script, whatever kernels the machine has registered."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The one kernel there is."""
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
+def execute(notebook: nbformat.NotebookNode) -> None:
+    """Run a notebook, in place.
+
+    Raises:
+        ChapterError: If a cell fails, takes longer than ``CELL_SECONDS``, or takes the kernel with it.
+    """
+    notebook.metadata.pop("widgets", None)
+    client = NotebookClient(
+        notebook,
+        kernel_manager_class=ThisPython,
+        timeout=CELL_SECONDS,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(CHAPTERS)}},
+    )
+    seen = []
+    client.on_cell_start = lambda cell, cell_index: seen.append(cell_index)
+    try:
+        client.execute(env={**os.environ, **QUICK})
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        where = f"cell {seen[-1] + 1} of {len(notebook.cells)}" if seen else "before the first cell"
+        raise ChapterError(f"{where}: {re.sub(COLOURS, '', str(error))}") from error
+
+
+def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same notebook without what changes from run to run: times, versions, random ids."""
+    notebook = nbformat.from_dict({**notebook, "nbformat": 4, "nbformat_minor": 5})
+    widgets = notebook.metadata.get("widgets")
+    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+    taken: set[str] = set()
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
+        cell.id = cell_id(cell, taken)
+    if widgets and any(view.get("state") for view in widgets.values()):
+        notebook.metadata.widgets = widgets
+        notebook = renumber_widgets(notebook)
+    return notebook
+
+
+def cell_id(cell: nbformat.NotebookNode, taken: set[str]) -> str:
+    """An id that depends on the cell's source alone, and on how often that came before."""
+    copies = 0
+    while True:
+        text = f"{cell.cell_type}\n{copies}\n{cell.source}"
+        name = hashlib.sha256(text.encode()).hexdigest()[:8]
+        if name not in taken:
+            taken.add(name)
+            return name
+        copies += 1
+
+
+def renumber_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Widgets numbered in the order in which they were made, in place of their random ids."""
+    text = json.dumps(notebook)
+    states = [view["state"] for view in notebook.metadata.widgets.values() if "state" in view]
+    names = {old: f"{number:032x}" for number, old in enumerate((key for state in states for key in state), 1)}
+    text = re.sub(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", lambda match: names.get(match[0], match[0]), text)
+    return nbformat.from_dict(json.loads(text))
+
+
+def run_chapters(names: list[str], into: Path) -> list[str]:
+    """Run chapters one after the other, a line each, and write them to a folder.
+
+    Returns:
+        One message for each chapter that failed.
+    """
+    failures = []
+    for path in sorted(CHAPTERS.glob("*.ipynb")):
+        if names and path.stem not in names:
+            continue
+        print(f"  {path.stem:<32}", end="", flush=True)
+        start = time.monotonic()
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            execute(notebook)
+        except ChapterError as error:
+            print("failed", flush=True)
+            failures.append(f"{path.stem}, {error}")
+            continue
+        print(f"{time.monotonic() - start:6.1f} s", flush=True)
+        write(tidy(notebook), into / path.name)
+    return failures
+
+
+def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write a notebook whole or not at all."""
+    nbformat.validate(notebook)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    nbformat.write(notebook, beside)
+    beside.replace(path)
+
+
+def main() -> None:
+    """Read the command line and run what it names."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NN_name", help="chapters to run (default: all)")
+    parser.add_argument("--into", type=Path, default=CHAPTERS, help="where to write (default: in place)")
+    options = parser.parse_args()
+    known = {path.stem for path in CHAPTERS.glob("*.ipynb")}
+    if unknown := set(options.names) - known:
+        parser.error(f"no such chapter: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    if failures := run_chapters(options.names, options.into):
+        sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
+
+
+if __name__ == "__main__":
+    main()

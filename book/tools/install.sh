@@ -1,0 +1,33 @@
+#!/bin/sh
+# usage: install.sh PYTHON VENV
+# Make the virtual environment if there is none, and install the tested set of packages into it.
+set -eu
+python=$1
+venv=$2
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+check() { # the interpreter must be one that the tested set exists for
+    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
+        fail "'$1' does not run. Name a Python 3.11, 3.12 or 3.13, for example: make book PYTHON=python3.12"
+    case $version in
+        3.11 | 3.12 | 3.13) ;;
+        *) fail "'$1' is Python $version; this book needs 3.11, 3.12 or 3.13. Name one, for example:
+    make book PYTHON=python3.12$2" ;;
+    esac
+}
+
+if [ ! -x "$venv/bin/python" ]; then
+    check "$python" ""
+    "$python" -m venv "$venv" ||
+        fail "'$python' cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+fi
+check "$venv/bin/python" " VENV=.venv-3.12"
+
+echo "installing into $venv (a minute or more, and about 6 GB, most of it PyTorch)"
+pip="$venv/bin/python -m pip install -qq --disable-pip-version-check --no-input"
+$pip -r requirements.txt -c constraints.txt
+$pip --no-deps --no-build-isolation -e .

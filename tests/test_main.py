@@ -1,0 +1,106 @@
+"""The command line, from training to evaluation, and what it says when something is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vitlite import experiments, records
+from vitlite.__main__ import main
+
+TINY = ["--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--mlp-dim", "32", "--device", "cpu"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A set in the project's own form: bright and dark squares."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    pixels = (generator.integers(0, 100, (200, 8, 8, 3)) + 120 * labels[:, None, None, None]).astype(np.uint8)
+    path = tmp_path / "squares.npz"
+    np.savez(path, train_images=pixels, train_labels=labels, test_images=pixels[:50], test_labels=labels[:50],
+             classes=np.array(["dark", "bright"]))  # fmt: skip
+    return path
+
+
+def test_train_info_evaluate(tmp_path, images, capsys):
+    model = tmp_path / "model.safetensors"
+    assert main(["train", str(model), "--data", str(images), "--steps", "70", "--learning-rate", "0.003", *TINY]) == 0
+    assert "validation accuracy" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "squares.npz"]
+    assert main(["info", str(model)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["config"]["embed_dim"], told["classes"]) == (16, ["dark", "bright"])
+    assert main(["evaluate", str(model), "--data", str(images)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["split"], result["images"]) == ("test", 50)
+    assert result["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "none.safetensors"], "there is no file none.safetensors"),
+        (["train", "m.safetensors", "--recipe", "fast"], "recipe is 'fast'"),
+        (["train", "m.safetensors", "--data", "scene"], "scenes"),
+        (["experiment", "train_cifar"], "train_cifar10"),
+        (["experiment", "train_cifar10", "--scale", "quick"], "runs at cpu"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_1(words, message, capsys):
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("vitlite: ")
+    assert message in error
+
+
+def test_evaluate_refuses_other_classes(tmp_path, images, capsys):
+    model = tmp_path / "model.safetensors"
+    main(["train", str(model), "--data", str(images), "--steps", "61", *TINY])
+    with np.load(images) as arrays:
+        np.savez(tmp_path / "other.npz", **(dict(arrays) | {"classes": np.array(["night", "day"])}))
+    assert main(["evaluate", str(model), "--data", str(tmp_path / "other.npz")]) == 1
+    assert "trained on the classes dark, bright" in capsys.readouterr().err
+
+
+def test_every_experiment_has_a_full_card():
+    for name in experiments.names():
+        card = experiments.card(experiments.find(name))
+        assert {"question", "expectation", "command", "cost"} <= set(card), name
+        assert card["command"].startswith(f"python -m vitlite experiment {name}")
+
+
+def test_the_runner_resumes_and_writes_one_record(tmp_path, monkeypatch):
+    made, broken = [], [True]
+
+    class Experiment:
+        __doc__ = "Question:    Does it\n             resume?\nExpectation: Yes.\nCommand:     c\nCost:        none\n"
+        DATASET, SCALES = "none", {"quick": {"seeds": [0, 1, 2]}}
+
+        @staticmethod
+        def points(config):
+            return [{"seed": seed} for seed in config["seeds"]]
+
+        @staticmethod
+        def run(point, config, work):
+            if point["seed"] == 1 and broken:
+                broken.clear()
+                raise OSError("interrupted")
+            made.append(point["seed"])
+            return {"val_accuracy": 0.5}
+
+        @staticmethod
+        def summarise(runs):
+            return {"runs": len(runs)}
+
+    monkeypatch.setattr(experiments, "find", lambda name: Experiment)
+    places = {"folder": tmp_path / "records", "work": tmp_path / "work"}
+    with pytest.raises(OSError, match="interrupted"):
+        experiments.run("try", "quick", **places)
+    assert records.names(places["folder"]) == []
+    experiments.run("try", "quick", **places)
+    assert made == [0, 1, 2], "nothing twice, nothing left out"
+    record = records.read("try", places["folder"])
+    assert record["question"] == "Does it resume?"
+    assert record["runs"] == [{"seed": seed, "val_accuracy": 0.5} for seed in range(3)]
+    assert record["summary"] == {"runs": 3}

@@ -1,0 +1,286 @@
+"""The model against the paper's statements, and against torch's own modules."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitlite import ViT, ViTConfig
+from vitlite.model import Attention, DropPath, PatchEmbed
+
+SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=3, num_heads=4, mlp_dim=40)
+
+
+def build(**changes) -> ViT:
+    """A small model in which no parameter is zero, so that every path shows in the logits."""
+    torch.manual_seed(0)
+    model = ViT(dataclasses.replace(SMALL, **changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def images(height=16, width=16, channels=3, count=2):
+    return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+# ---- Eq. 1: patches
+
+
+@pytest.mark.parametrize("patch_size", [4, (2, 4), (8, 2)])
+def test_the_patch_projection_is_a_convolution(patch_size):
+    embed = PatchEmbed(patch_size, 3, 24)
+    size = embed.patch_size
+    kernel = embed.projection.weight.unflatten(1, (3, *size))
+    convolved = F.conv2d(images(16, 24), kernel, embed.projection.bias, stride=size).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed(images(16, 24)), convolved)
+
+
+def test_tokens_are_class_token_then_patches_plus_positions():
+    model = build()
+    z = model.tokens(model.embed(images()))
+    torch.testing.assert_close(z[:, 0], (model.class_token + model.position[:, :1])[:, 0].expand(2, -1))
+    torch.testing.assert_close(z[:, 1:], model.embed(images()) + model.position[:, 1:])
+
+
+def test_without_positions_the_class_output_does_not_see_the_order_of_patches():
+    model = build()
+    nn.init.zeros_(model.position)
+    patches, order = model.embed(images()), torch.randperm(16)
+    there, here = model.encode(patches[:, order]), model.encode(patches)
+    torch.testing.assert_close(there[:, 0], here[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(there[:, 1:], here[:, 1:][:, order], rtol=1e-4, atol=1e-5)
+
+
+# ---- Eq. 2: attention
+
+
+@pytest.mark.parametrize(("width", "heads"), [(24, 1), (24, 4), (24, 24), (40, 5)])
+def test_attention_equals_torchs_multihead_attention(width, heads):
+    ours, theirs = Attention(width, heads), nn.MultiheadAttention(width, heads, batch_first=True)
+    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.qkv.weight.data, ours.qkv.bias.data
+    theirs.out_proj.weight.data, theirs.out_proj.bias.data = ours.projection.weight.data, ours.projection.bias.data
+    x = torch.randn(2, 9, width)
+    mixed, weights = ours(x, return_attention=True)
+    their_mixed, their_weights = theirs(x, x, x, average_attn_weights=False)
+    torch.testing.assert_close(mixed, their_mixed, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights, their_weights, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_and_explicit_attention_agree():
+    attention, x = Attention(24, 4).eval(), torch.randn(2, 9, 24)
+    with torch.no_grad():
+        fused, nothing = attention(x)
+        explicit, weights = attention(x, return_attention=True)
+    assert nothing is None
+    assert (fused - explicit).abs().max() < 1e-5
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 9))
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_returning_attention_does_not_change_the_logits(pool):
+    model = build(pool=pool)
+    with torch.no_grad():
+        logits, maps = model(images(), return_attention=True)
+        torch.testing.assert_close(logits, model(images()), rtol=0, atol=1e-5)
+    tokens = 16 + (pool == "token")
+    assert [tuple(m.shape) for m in maps] == [(2, 4, tokens, tokens)] * 3
+    for one, other in zip(maps, model.iter_attention(images()), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# ---- Eq. 3 and 4: block, pooling, head
+
+
+def test_a_block_is_two_pre_norm_residual_steps():
+    block, z = build().blocks[0], torch.randn(2, 9, 24)
+    z1 = block.attention(block.norm1(z))[0] + z
+    torch.testing.assert_close(block(z)[0], block.mlp(block.norm2(z1)) + z1)
+
+
+def test_features_are_the_normalised_class_token():
+    model = build()
+    z = model.tokens(model.embed(images()))
+    for block in model.blocks:
+        z, _ = block(z)
+    y = F.layer_norm(z[:, 0], (24,), model.norm.weight, model.norm.bias, eps=1e-6)
+    torch.testing.assert_close(model.features(images()), y)
+    torch.testing.assert_close(model(images()), model.head(y))
+
+
+def test_mean_pooling_norm_before_or_after():
+    before, after = build(pool="mean"), build(pool="mean", pool_norm="after")
+    assert before.class_token is None
+    assert before.position.shape[1] == 16
+    torch.testing.assert_close(before.features(images()), before.encode(before.embed(images())).mean(dim=1))
+    z = after.encode(after.embed(images()))
+    torch.testing.assert_close(after.features(images()), after.norm(z.mean(dim=1)))
+    assert not torch.allclose(before(images()), after(images()), atol=1e-3)
+
+
+def test_heads():
+    assert torch.equal(ViT(SMALL)(images()), torch.zeros(2, 5)), "a fresh head is zero, as in the official code"
+    assert ViT(dataclasses.replace(SMALL, zero_head=False))(images()).std() > 0.1
+    mlp = build(head="mlp")
+    y = mlp.features(images())
+    torch.testing.assert_close(mlp(images()), mlp.head[2](torch.tanh(mlp.head[0](y))))
+    assert torch.equal(mlp.reset_head(7)(images()), torch.zeros(2, 7))
+    assert (mlp.config.num_classes, mlp.config.head) == (7, "linear")
+
+
+# ---- initial values, regularisation, precision
+
+
+def test_official_initial_values():
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(image_size=32, patch_size=8, embed_dim=192, depth=1, num_heads=3, mlp_dim=768))
+    assert not model.class_token.any()
+    assert abs(model.position.std() - 0.02) < 0.002
+    for matrix in model.blocks[0].attention.qkv.weight.chunk(3):
+        bound = (6 / (192 + 192)) ** 0.5
+        assert 0.99 * bound < matrix.abs().max() <= bound
+    bound = (6 / (192 + 768)) ** 0.5
+    assert 0.99 * bound < model.blocks[0].mlp.expand.weight.abs().max() <= bound
+    assert model.blocks[0].mlp.expand.bias.abs().max() < 1e-5
+    assert abs(model.patch_embed.projection.weight.std() - (3 * 8 * 8) ** -0.5) < 0.005
+
+
+def test_every_layer_norm_has_the_configured_epsilon():
+    norms = [m for m in build(layer_norm_eps=1e-3).modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 2 * 3 + 1
+    assert {norm.eps for norm in norms} == {1e-3}
+    assert ViTConfig().layer_norm_eps == 1e-6
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean():
+    torch.manual_seed(0)
+    dropped = DropPath(0.25)(torch.ones(4000, 2, 3))
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert torch.equal(dropped[:, 0, 0], dropped[:, 1, 2])
+    assert abs(dropped.mean() - 1) < 0.03
+    rates = [block.drop_path.rate for block in ViT(dataclasses.replace(SMALL, drop_path=0.2)).blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"drop_path": 0.5}])
+def test_dropout_and_drop_path_act_in_training_alone(changes):
+    model, plain = build(**changes), build()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(images()), plain(images()))
+    assert not torch.allclose(model.train()(images()), plain(images()), atol=1e-4)
+
+
+def test_dropout_stands_where_the_paper_has_it():
+    block = build(dropout=0.1)
+    assert sum(isinstance(m, nn.Dropout) for m in block.modules()) == 1 + 3 * 2, (
+        "embeddings; per block projection and MLP"
+    )
+
+
+def test_bfloat16_stays_close():
+    model = build()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = model(images())
+    assert (rough.float() - model(images())).abs().max() < 0.1
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "grid"), [((16, 24), 4, (4, 6)), ((16, 24), (8, 4), (2, 6)), (20, (20, 2), (1, 10))]
+)
+def test_non_square_images_and_patches(image_size, patch_size, grid):
+    model = build(image_size=image_size, patch_size=patch_size)
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    assert model.config.grid == grid
+    assert model(images(height, width)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("new_size", [24, 12, (16, 32)])
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_at_resolution_changes_positions_alone(new_size, pool):
+    model = build(pool=pool)
+    bigger = model.at_resolution(new_size, convention="torchvision")
+    height, width = new_size if isinstance(new_size, tuple) else (new_size, new_size)
+    assert bigger(images(height, width)).shape == (2, 5)
+    assert model.config.image_size == 16, "the old model stays"
+    old, new = model.state_dict(), bigger.state_dict()
+    assert [name for name in old if old[name].shape != new[name].shape] == ["position"]
+    assert all(torch.equal(old[name], new[name]) for name in old if name != "position")
+    new["norm.weight"].zero_()
+    assert model.norm.weight.any(), "nothing is shared"
+
+
+def test_at_the_same_resolution_nothing_changes():
+    model = build()
+    assert torch.equal(model.at_resolution(16)(images()), model(images()))
+
+
+def test_any_module_can_make_the_patches():
+    stem = nn.Sequential(nn.Conv2d(3, 24, 4, stride=4), nn.Flatten(2))
+
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = stem
+
+        def forward(self, x):
+            return self.stem(x).transpose(1, 2)
+
+    model = ViT(SMALL, patch_embed=Stem())
+    assert model.embed(images()).shape == (2, 16, 24)
+    with pytest.raises(ValueError, match=r"patch_embed gave \[2, 24, 16\].*\[batch, 16, 24\]"):
+        ViT(SMALL, patch_embed=stem)(images())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("Ti/16", 5.7), ("S/16", 22.1), ("B/16", 86.6), ("L/16", 304.3), ("H/14", 632.0)]
+)
+def test_named_models_have_their_papers_size(name, millions):
+    with torch.device("meta"):
+        model = ViT.from_name(name, image_size=224)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": (30, 32)}, "image is 30×32, patch size is 4: 30 is not a multiple of 4; crop, pad"),
+        ({"num_heads": 5}, "embed_dim is 24, num_heads is 5"),
+        ({"pool": "max"}, "pool is 'max'.*'token', 'mean'"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"depth": 0}, "depth is 0"),
+        ({"patch_size": 0}, "patch_size is 0"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (torch.zeros(2, 1, 16, 16), ValueError, r"\[2, 1, 16, 16\], expected \[batch, 3, 16, 16\]"),
+        (torch.zeros(3, 16, 16), ValueError, "add a batch axis"),
+        (torch.zeros(2, 16, 16, 3), ValueError, "permute"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "torch.uint8; expected floating point"),
+        (torch.zeros(2, 3, 20, 16), ValueError, "image is 20×16, the model was built for 16×16.*at_resolution"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(batch, error, message):
+    with pytest.raises(error, match=message):
+        build()(batch)
+
+
+@pytest.mark.parametrize("name", ["X/16", "B16", "B/", "b/16"])
+def test_an_unknown_name_is_refused(name):
+    with pytest.raises(ValueError, match="expected one of Ti, S, B, L, H"):
+        ViT.from_name(name)

@@ -1,0 +1,222 @@
+"""The built pages: read as files, then opened in a browser, from the disk and from a server."""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build/html"
+PAGES = sorted(str(path.relative_to(SITE)) for part in ("book", "notebooks") for path in (SITE / part).glob("*.html"))
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 900}
+PRINTED = "() => document.fonts.ready.then(() => window.MathJax?.startup?.promise).then(() => true)"
+
+STICKING_OUT = """() => [...document.querySelectorAll('.bd-article *')]
+    .filter(x => x.checkVisibility() && x.getBoundingClientRect().right > innerWidth + 1)
+    .filter(x => {  // what scrolls in a box of its own does not stick out
+        for (let box = x.parentElement; box; box = box.parentElement)
+            if (box.matches('.bd-article')) return true;
+            else if (getComputedStyle(box).overflowX !== 'visible') return false;
+        return true;
+    }).map(x => x.outerHTML.slice(0, 160))"""
+
+CONTRAST = """() => {
+    const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = colour => numbers(colour).slice(0, 3).map(x => x / 255)
+        .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+    const ground = element => {
+        for (let x = element; x; x = x.parentElement) {
+            const colour = getComputedStyle(x).backgroundColor, parts = numbers(colour);
+            if (parts.length < 4 || parts[3] > 0.5) return colour;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const found = [];
+    for (const element of document.querySelectorAll('.bd-article *')) {
+        const text = [...element.childNodes].filter(x => x.nodeType === 3).map(x => x.data.trim()).join('');
+        if (!text || !element.checkVisibility() || element.closest('script, style, svg, mjx-container')) continue;
+        const [a, b] = [light(getComputedStyle(element).color), light(ground(element))].sort((x, y) => y - x);
+        const contrast = (a + 0.05) / (b + 0.05);
+        const where = `<${element.tagName} ${element.className}>`;
+        if (contrast < 3) found.push(`${contrast.toFixed(1)}: ${text.slice(0, 60)} ${where}`);
+    }
+    return found;
+}"""
+
+
+@functools.cache
+def soup(page: str) -> BeautifulSoup:
+    return BeautifulSoup((SITE / page).read_text(encoding="utf-8"), "html.parser")
+
+
+def test_the_book_is_built() -> None:
+    assert (SITE / "index.html").exists(), "there are no pages to check: run `make book` or `make html` first"
+    assert any(page.startswith("notebooks/") for page in PAGES)
+
+
+# ---------------------------------------------------------------- as files
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in soup(page).select("a[href], link[href], img[src], script[src]"):
+        address = urlsplit(link.get("href") or link.get("src"))
+        if address.scheme or address.netloc:
+            continue
+        target = (SITE / page).parent / unquote(address.path) if address.path else SITE / page
+        assert target.is_file(), f"{link} leads to no file"
+        if address.fragment and link.name == "a":
+            there = soup(str(target.resolve().relative_to(SITE)))
+            name = unquote(address.fragment)
+            assert there.find(id=name) or there.find(attrs={"name": name}), f"{link} leads to no place on its page"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_are_described(page: str) -> None:
+    for picture in soup(page).select(".bd-article img"):
+        text = picture.get("alt", "").strip()
+        assert text, f"{picture.get('src')} has no alternative text"
+        assert not re.search(r"[\\/]\S|\.(png|svg|jpe?g|webp)$", text), f"{text!r} is a file's path, no description"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_references_are_resolved(page: str) -> None:
+    article = soup(page).select_one(".bd-article")
+    for code in article.select("pre, code, script"):
+        code.extract()
+    left = re.search(r"\{(term|cite|doc|ref|eq|numref|glue)[:a-z]*\}|\[\?\]|\?\?\?", article.get_text())
+    soup.cache_clear()
+    assert not left, f"{left[0]} is printed as it stands"
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium that the machine has."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    if not path and not mac.exists():
+        pytest.skip("no Chromium or Chrome here: the pages were not opened in a browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path or mac)
+        yield browser
+        browser.close()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a local server of the pages."""
+    handler = functools.partial(QuietHandler, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+@pytest.fixture(params=["file", "http"])
+def base(request: pytest.FixtureRequest) -> str:
+    """Where the pages are opened from."""
+    return f"{SITE.as_uri()}/" if request.param == "file" else request.getfixturevalue("server")
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """A browser's tab that writes down what went wrong, in ``tab.trouble``."""
+    context = browser.new_context(viewport=DESKTOP)
+    tab = context.new_page()
+    tab.trouble = []
+    tab.on("console", lambda line: line.type in ("error", "warning") and tab.trouble.append(f"console: {line.text}"))
+    tab.on("pageerror", lambda error: tab.trouble.append(f"script: {error}"))
+    tab.on("requestfailed", lambda request: tab.trouble.append(f"not found: {request.url}"))
+    tab.on("request", lambda request: is_elsewhere(request) and tab.trouble.append(f"elsewhere: {request.url}"))
+    yield tab
+    context.close()
+
+
+def is_elsewhere(request: Request) -> bool:
+    address = urlsplit(request.url)
+    return address.scheme in ("http", "https", "ws", "wss") and address.hostname != "127.0.0.1"
+
+
+def open_page(tab: Page, address: str) -> None:
+    """Open a page and wait until its fonts, formulas and scripts are done."""
+    tab.goto(address, wait_until="load")
+    tab.wait_for_function(PRINTED)
+    tab.wait_for_timeout(200)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_opens_without_trouble(tab: Page, base: str, page: str) -> None:
+    open_page(tab, base + page)
+    assert tab.trouble == []
+    broken = tab.evaluate("[...document.images].filter(x => x.complete && !x.naturalWidth).map(x => x.src)")
+    assert broken == []
+    assert tab.locator(".bd-article .math mjx-container").count() >= len(soup(page).select(".bd-article .math"))
+    assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0, "MathJax cannot read a formula"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_phone_scrolls_down_only(tab: Page, page: str) -> None:
+    tab.set_viewport_size(PHONE)
+    open_page(tab, f"{SITE.as_uri()}/{page}")
+    assert tab.evaluate(STICKING_OUT) == [], "this sticks out of the page to the right"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_text_stands_out_in_light_and_dark(tab: Page, page: str) -> None:
+    open_page(tab, f"{SITE.as_uri()}/{page}")
+    for mode in ("light", "dark"):
+        tab.evaluate("mode => { document.documentElement.dataset.theme = mode }", mode)
+        tab.wait_for_timeout(300)  # colours fade
+        assert tab.evaluate(CONTRAST) == [], mode
+
+
+def test_the_button_changes_the_mode(tab: Page) -> None:
+    open_page(tab, f"{SITE.as_uri()}/{PAGES[-1]}")
+    seen = set()
+    for _ in range(3):
+        seen.add(tab.locator("html").get_attribute("data-theme"))
+        tab.locator("button.theme-switch-button:visible").first.click()
+    assert seen == {"light", "dark"}
+
+
+def test_figures_lie_on_white_in_the_dark(tab: Page) -> None:
+    tab.add_init_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
+    with_figures = [page for page in PAGES if soup(page).select(".bd-article .cell_output img")]
+    assert with_figures
+    open_page(tab, f"{SITE.as_uri()}/{with_figures[0]}")
+    style = "x => [getComputedStyle(x).backgroundColor, getComputedStyle(x).filter]"
+    assert tab.locator(".bd-article .cell_output img").first.evaluate(style) == ["rgb(255, 255, 255)", "none"]
+
+
+def test_search_finds_a_word(tab: Page, base: str) -> None:
+    open_page(tab, f"{base}search.html?q=patch")
+    tab.locator("#search-results li a").first.wait_for(timeout=10_000)
+    assert tab.locator("#search-results li").count() >= 2
+    assert tab.trouble == []
+
+
+def test_the_front_door_leads_to_the_first_page(tab: Page, base: str) -> None:
+    tab.goto(f"{base}index.html")
+    tab.wait_for_url("**/book/preface.html")

@@ -1,0 +1,372 @@
+"""The figures show the data they are given, and refuse what they cannot show."""
+
+import ast
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from vitlite import plots
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with plt.rc_context():
+        plots.use_style()
+        yield
+    assert plt.get_fignums() == [], "a figure left open would show twice in a notebook"
+
+
+@pytest.fixture
+def photos() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 3, 8, 12), generator=torch.manual_seed(0), dtype=torch.uint8)
+
+
+def luminance(colour: str) -> float:
+    return float(np.dot(matplotlib.colors.to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+def drawn(fig: Figure, index: int = 0) -> np.ndarray:
+    """The data of the first picture in one axes."""
+    return np.asarray(fig.axes[index].images[0].get_array())
+
+
+def bar_label(fig: Figure) -> str:
+    bar = fig.axes[-1]
+    return bar.get_xlabel() or bar.get_ylabel()
+
+
+EVERY_KIND = {
+    "image_grid": lambda: plots.image_grid(torch.rand(3, 1, 8, 8), ["a", "b", "c"], title="t"),
+    "patch_grid": lambda: plots.patch_grid(torch.rand(3, 8, 8), 4, numbers=True, title="t"),
+    "heatmaps": lambda: plots.heatmaps(torch.rand(7, 4, 4), list("abcdefg"), label="weight", title="t"),
+    "heatmaps, own scales": lambda: plots.heatmaps(
+        torch.rand(2, 4, 4), label="weight", shared=False, title="t"
+    ),
+    "matrix": lambda: plots.matrix(torch.rand(3, 4), xlabel="key", ylabel="query", label="weight", title="t"),
+    "lines": lambda: plots.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}, "x", "y", title="t"),
+    "bars": lambda: plots.bars({"a": 1, "b": 2}, "y", title="t"),
+    "overlay": lambda: plots.overlay(torch.rand(3, 8, 8), torch.rand(2, 4, 4), ["a", "b"], title="t"),
+    "confusion": lambda: plots.confusion(torch.eye(3), ["cat", "dog", "frog"], title="t"),
+    "history": lambda: plots.history({"step": [1, 2], "loss": [2.0, 1.0]}, title="t"),
+}
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_every_figure_is_drawn_without_a_warning_and_fits_a_page(kind):
+    fig = EVERY_KIND[kind]()
+    picture = BytesIO()
+    fig.savefig(picture)
+    assert plt.imread(BytesIO(picture.getvalue()))[..., :3].std() > 0.01, "nothing is drawn"
+    assert fig.get_figwidth() <= plots.WIDEST
+    assert fig.get_suptitle() == "t"
+
+
+def test_a_long_title_wraps_to_the_width_and_keeps_sizes_together():
+    fig = plots.lines({"a": ([0, 1], [0, 1])}, "x", "y", title="An image of 32 × 32 pixels " * 4)
+    text = fig.get_suptitle()
+    assert len(text.splitlines()) == 2
+    assert text.count("32\u00a0×\u00a032") == 4
+    fig.draw_without_rendering()
+    assert fig._suptitle.get_window_extent().width < fig.bbox.width
+
+
+def test_lines_and_markers_differ_so_that_a_figure_works_in_grey():
+    looks = list(plt.rcParams["axes.prop_cycle"])
+    assert looks[0]["color"] == "#0072B2"
+    for key in ("color", "linestyle", "marker"):
+        assert len({str(look[key]) for look in looks}) == len(looks)
+    assert all(luminance(look["color"]) < 0.75 for look in looks), "a colour this light vanishes on white"
+
+
+def test_the_module_stands_on_nothing_of_ours():
+    tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
+    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported += [
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    ]
+    assert not [name for name in imported if name.split(".")[0] in ("", "vitlite")]
+
+
+class TestImages:
+    def test_each_image_has_its_axes_title_and_pixels(self, photos):
+        fig = plots.image_grid(photos, titles=list("abcde"), columns=2)
+        assert [ax.get_title() for ax in fig.axes] == list("abcde")
+        for index in range(5):
+            np.testing.assert_allclose(drawn(fig, index), photos[index].permute(1, 2, 0) / 255)
+        assert fig.axes[0].get_subplotspec().get_gridspec().get_geometry() == (3, 2)
+
+    def test_both_layouts_floats_arrays_and_lists_show_the_same(self, photos):
+        floats = photos.float() / 255
+        same = [photos.permute(0, 2, 3, 1), floats, floats.numpy(), list(photos), floats.bfloat16()]
+        expected = drawn(plots.image_grid(photos))
+        for images in same:
+            np.testing.assert_allclose(drawn(plots.image_grid(images)), expected, atol=4e-3)
+
+    def test_small_images_are_drawn_pixel_by_pixel(self):
+        small = plots.image_grid(torch.rand(1, 3, 32, 32)).axes[0].images[0]
+        large = plots.image_grid(torch.rand(1, 3, 224, 224)).axes[0].images[0]
+        assert small.get_interpolation() == "nearest"
+        assert large.get_interpolation() != "nearest"
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (torch.rand(3, 8, 8), r"shape \(3, 8, 8\), expected \[N, C, H, W\].*image\[None\]"),
+            (torch.rand(2, 4, 8, 8), "1 or 3 channels"),
+            (torch.randn(2, 3, 8, 8) * 3, "undo the normalisation"),
+            (torch.full((1, 3, 8, 8), torch.nan), "undo the normalisation"),
+            (torch.rand(0, 3, 8, 8), r"shape \(0, 3, 8, 8\)"),
+        ],
+    )
+    def test_what_is_no_batch_of_images_is_refused(self, images, message):
+        with pytest.raises(ValueError, match=message):
+            plots.image_grid(images)
+
+    def test_titles_must_be_one_an_image(self, photos):
+        with pytest.raises(ValueError, match="titles has 2 entries for 5 pictures"):
+            plots.image_grid(photos, titles=["a", "b"])
+
+
+class TestPatches:
+    def test_the_patches_stand_apart_and_hold_the_image(self, photos):
+        fig = plots.patch_grid(photos[0], 4)
+        image = photos[0].permute(1, 2, 0).numpy() / 255
+        whole, apart = drawn(fig, 0), drawn(fig, 1)
+        np.testing.assert_allclose(whole, image)
+        assert apart.shape == (8 + 1, 12 + 2, 3)  # gaps of one pixel between 2 × 3 patches
+        np.testing.assert_allclose(apart[5:9, 10:14], image[4:8, 8:12])
+        assert (apart[4] == 1).all()
+
+    def test_numbers_run_row_by_row_from_one(self, photos):
+        fig = plots.patch_grid(photos[0], (4, 6), numbers=True)
+        texts = fig.axes[1].texts
+        assert [text.get_text() for text in texts] == ["1", "2", "3", "4"]
+        x, y = texts[2].get_position()
+        assert x < 6
+        assert y > 4
+        assert not plots.patch_grid(photos[0], 4).axes[1].texts
+
+    @pytest.mark.parametrize(("patch_size", "odd"), [(3, 8), ((4, 5), 12), (0, 8)])
+    def test_a_patch_that_does_not_divide_the_image_is_named(self, photos, patch_size, odd):
+        with pytest.raises(ValueError, match=f"image is 8×12, patch size is .*: {odd} is not a multiple of"):
+            plots.patch_grid(photos[0], patch_size)
+
+    def test_a_batch_is_refused(self, photos):
+        with pytest.raises(ValueError, match="expected one image"):
+            plots.patch_grid(photos, 4)
+
+
+class TestHeatmaps:
+    def test_maps_share_one_scale_and_one_labelled_bar(self):
+        maps = torch.stack([torch.full((4, 4), 0.2), torch.full((4, 4), 0.6)])
+        fig = plots.heatmaps(maps, ["low", "high"], label="attention weight")
+        assert len(fig.axes) == 3
+        for index in (0, 1):
+            np.testing.assert_allclose(drawn(fig, index), maps[index])
+            assert fig.axes[index].images[0].get_clim() == pytest.approx((0.2, 0.6))
+        assert bar_label(fig) == "attention weight"
+
+    def test_limits_can_be_given(self):
+        fig = plots.heatmaps(torch.rand(2, 4, 4), vmin=-1, vmax=1)
+        assert fig.axes[1].images[0].get_clim() == (-1, 1)
+
+    def test_each_map_can_have_its_own_scale(self):
+        maps = torch.stack([torch.arange(4.0).view(2, 2), 10 * torch.arange(4.0).view(2, 2)])
+        fig = plots.heatmaps(maps, shared=False)
+        assert len(fig.axes) == 4
+        assert [ax.images[0].get_clim() for ax in fig.axes[:2]] == [(0, 3), (0, 30)]
+
+    def test_one_bare_map_is_refused(self):
+        with pytest.raises(ValueError, match=r"maps has shape \(4, 4\).*map\[None\]"):
+            plots.heatmaps(torch.rand(4, 4))
+
+
+class TestMatrix:
+    def test_values_and_names_stand_where_they_belong(self):
+        values = torch.tensor([[0.1, 0.9], [0.25, 0.75], [0.5, 0.5]])
+        fig = plots.matrix(values, list("abc"), ["x", "y"], "key", "query", annotate=True)
+        ax = fig.axes[0]
+        np.testing.assert_allclose(drawn(fig), values)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("key", "query")
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == list("abc")
+        written = {text.get_position(): text.get_text() for text in ax.texts}
+        assert written[(1, 0)] == "0.90"
+        assert written[(0, 1)] == "0.25"
+
+    def test_text_contrasts_with_its_cell(self):
+        texts = plots.matrix([[0.0, 1.0]], annotate=True).axes[0].texts
+        assert [text.get_color() for text in texts] == ["white", "black"]
+
+    def test_there_is_a_colour_bar_unless_the_values_are_written(self):
+        assert bar_label(plots.matrix(torch.rand(5, 5), label="attention weight")) == "attention weight"
+        assert len(plots.matrix(torch.rand(5, 5), annotate=True).axes) == 1
+        assert len(plots.matrix(torch.rand(5, 5), annotate=True, label="weight").axes) == 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"values": torch.rand(2, 3, 3)}, r"values has shape \(2, 3, 3\)"),
+            ({"values": torch.rand(2, 3), "rows": ["a"]}, "rows has 1 entries for 2 rows"),
+            ({"values": torch.rand(2, 3), "columns": ["a"]}, "columns has 1 entries for 3 columns"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            plots.matrix(**arguments)
+
+
+class TestLines:
+    def test_curves_carry_their_data_labels_and_different_looks(self):
+        series = {
+            "pixels": ([8, 16, 32], [1, 16, 256]),
+            "patches": (torch.tensor([8, 16]), torch.tensor([1, 4])),
+        }
+        fig = plots.lines(series, "image side (pixels)", "cost (GFLOP)", logx=True, logy=True)
+        ax = fig.axes[0]
+        pixels, patches = ax.lines
+        np.testing.assert_allclose(pixels.get_xydata(), [[8, 1], [16, 16], [32, 256]])
+        np.testing.assert_allclose(patches.get_xydata(), [[8, 1], [16, 4]])
+        assert pixels.get_linestyle() != patches.get_linestyle()
+        assert pixels.get_marker() != patches.get_marker()
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["pixels", "patches"]
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("image side (pixels)", "cost (GFLOP)")
+
+    def test_a_logarithmic_axis_names_the_few_values_measured(self):
+        ax = plots.lines({"a": ([8, 16, 2048], [1, 2, 3])}, "x", "y", logx=True).axes[0]
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["8", "16", "2,048"]
+
+    def test_a_band_spans_low_to_high(self):
+        ax = plots.lines({"a": ([0, 1], [1, 2], [0.5, 1.5], [3, 4])}, "x", "y").axes[0]
+        band = ax.collections[0].get_paths()[0].vertices
+        assert (band[:, 1].min(), band[:, 1].max()) == (0.5, 4)
+        assert ax.get_legend() is None
+
+    def test_a_long_curve_is_marked_at_some_points_only(self):
+        x = np.arange(500)
+        first, second = plots.lines({"a": (x, x), "b": (x, x)}, "x", "y").axes[0].lines
+        assert first.get_markevery()[1] == 50
+        assert first.get_markevery() != second.get_markevery()
+        assert plots.lines({"a": (x[:9], x[:9])}, "x", "y").axes[0].lines[0].get_markevery() is None
+
+    @pytest.mark.parametrize(
+        ("series", "message"),
+        [
+            ({}, "series is empty"),
+            ({"run": ([1, 2, 3], [1, 2])}, r"series 'run' has parts of shapes \(3,\), \(2,\)"),
+            ({"run": ([1], [1], [1])}, "series 'run' has 3 parts"),
+            ({"run": (torch.rand(2, 2), torch.rand(2, 2))}, "expected 1-D"),
+        ],
+    )
+    def test_misshapen_series_are_named(self, series, message):
+        with pytest.raises(ValueError, match=message):
+            plots.lines(series, "x", "y")
+
+
+class TestBars:
+    def test_each_bar_has_its_height_name_and_number(self):
+        fig = plots.bars({"ViT": 0.75, "ResNet": torch.tensor(0.5)}, "accuracy (fraction)")
+        ax = fig.axes[0]
+        assert [bar.get_height() for bar in ax.patches] == [0.75, 0.5]
+        assert [text.get_text() for text in ax.texts] == ["0.75", "0.5"]
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["ViT", "ResNet"]
+
+    def test_large_numbers_are_written_out(self):
+        assert plots.bars({"B/16": 86567656}, "parameters").axes[0].texts[0].get_text() == "86,567,656"
+
+    def test_error_bars_reach_their_values(self):
+        ax = plots.bars({"a": 3.0, "b": 2.0}, "y", errors={"b": 0.5, "a": 1.0}).axes[0]
+        segments = ax.collections[0].get_segments()
+        np.testing.assert_allclose([segment[:, 1] for segment in segments], [[2, 4], [1.5, 2.5]])
+
+    def test_errors_must_name_the_same_bars(self):
+        with pytest.raises(ValueError, match=r"errors has the labels \['c'\], values has \['a'\]"):
+            plots.bars({"a": 1}, "y", errors={"c": 1})
+        with pytest.raises(ValueError, match="values is empty"):
+            plots.bars({}, "y")
+
+
+class TestOverlay:
+    def test_maps_cover_the_image_as_shares_of_their_peak(self, photos):
+        maps = torch.tensor([[[0.0, 2.0], [1.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+        fig = plots.overlay(photos[0], maps, ["head 1", "head 2"])
+        assert [ax.get_title() for ax in fig.axes[:3]] == ["image", "head 1", "head 2"]
+        grey, layer = fig.axes[1].images
+        np.testing.assert_allclose(layer.get_array(), [[0, 0.5], [0.25, 1]])
+        assert layer.get_extent() == list(grey.get_extent()) or tuple(layer.get_extent()) == grey.get_extent()
+        assert np.isfinite(fig.axes[2].images[1].get_array()).all(), "an empty map is drawn empty"
+        assert "largest" in bar_label(fig)
+
+    @pytest.mark.parametrize(
+        ("maps", "titles", "message"),
+        [
+            (-torch.ones(1, 2, 2), None, "must not be negative.*-1"),
+            (torch.rand(2, 2), None, r"maps has shape \(2, 2\)"),
+            (torch.rand(2, 2, 2), ["a"], "titles has 1 entries for 2 maps"),
+        ],
+    )
+    def test_what_is_no_map_is_refused(self, photos, maps, titles, message):
+        with pytest.raises(ValueError, match=message):
+            plots.overlay(photos[0], maps, titles)
+
+
+class TestConfusion:
+    def test_cells_show_counts_and_the_share_of_their_row(self):
+        counts = torch.tensor([[30, 10], [0, 0]])
+        fig = plots.confusion(counts, ["cat", "dog"])
+        np.testing.assert_allclose(drawn(fig), [[0.75, 0.25], [0, 0]])
+        assert [text.get_text() for text in fig.axes[0].texts] == ["30", "10", "0", "0"]
+        assert (fig.axes[0].get_ylabel(), fig.axes[0].get_xlabel()) == ("true class", "predicted class")
+
+    def test_it_must_be_square_and_named(self):
+        with pytest.raises(ValueError, match="counts must be square"):
+            plots.confusion(torch.ones(2, 3), ["cat", "dog"])
+        with pytest.raises(ValueError, match="rows has 1 entries for 2 rows"):
+            plots.confusion(torch.ones(2, 2), ["cat"])
+
+
+class TestHistory:
+    RUN = {
+        "step": list(range(0, 200)),
+        "loss": [2.0, 1.0] * 100,
+        "val_step": [100, 200],
+        "val_loss": [1.8, 1.4],
+        "val_accuracy": [0.25, 0.5],
+        "learning_rate": [],
+    }
+
+    def test_loss_above_and_accuracy_in_percent_below(self):
+        loss, accuracy = plots.history(self.RUN).axes
+        raw, mean, validation = loss.lines
+        np.testing.assert_allclose(raw.get_ydata(), self.RUN["loss"])
+        np.testing.assert_allclose(mean.get_ydata(), 1.5)  # of two or four neighbours
+        np.testing.assert_allclose(validation.get_xydata(), [[100, 1.8], [200, 1.4]])
+        np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [25, 50])
+        assert "%" in accuracy.get_ylabel()
+        assert loss.get_xlim() == accuracy.get_xlim()
+
+    def test_the_mean_ends_at_the_last_step(self):
+        mean = plots.history(self.RUN).axes[0].lines[1]
+        assert mean.get_xdata()[-1] == self.RUN["step"][-1]
+
+    def test_a_run_without_validation_shows_its_loss_alone(self):
+        fig = plots.history({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "val_step": []})
+        assert len(fig.axes) == 1
+        np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), [3, 2, 1])
+
+    def test_missing_or_uneven_lists_are_named(self):
+        with pytest.raises(ValueError, match=r"history has no 'loss', only \['step'\]"):
+            plots.history({"step": [1]})
+        with pytest.raises(ValueError, match="series 'training' has parts of shapes"):
+            plots.history({"step": [1, 2], "loss": [1.0]})
+        with pytest.raises(ValueError, match="history has no 'val_loss'"):
+            plots.history({"step": [1], "loss": [1.0], "val_step": [1], "val_accuracy": [0.5]})

@@ -1,0 +1,152 @@
+"""Weights come back as they went, equal torchvision's, and are never loaded in part."""
+
+import dataclasses
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from vitlite import ViT, ViTConfig, weights
+
+SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=4, mlp_dim=40)
+
+
+def perturbed(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"pool": "mean"}, {"head": "mlp"}, {"image_size": (16, 24), "patch_size": (4, 8)}]
+)
+def test_a_model_comes_back_from_its_file(tmp_path, changes):
+    torch.manual_seed(0)
+    model = perturbed(ViT(dataclasses.replace(SMALL, **changes)))
+    path = weights.save(
+        model, tmp_path / "m.safetensors", classes=list("abcde"), mean=[0.5] * 3, std=[0.2] * 3, record="r"
+    )
+    again, told = weights.load(path), weights.info(path)
+    assert again.config == told["config"] == model.config
+    assert not again.training
+    images = torch.randn(2, 3, *(changes.get("image_size") or (16, 16)))
+    assert torch.equal(again(images), model(images))
+    assert (told["classes"], told["record"], told["mean"]) == (list("abcde"), "r", [0.5] * 3)
+    assert told["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_bfloat16_halves_the_file(tmp_path):
+    model = perturbed(ViT(SMALL))
+    whole, half = (weights.save(model, tmp_path / f"{d}.safetensors", dtype=d) for d in (torch.float32, torch.bfloat16))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = weights.load(half)
+    assert weights.info(half)["dtype"] == "BF16"
+    for mine, theirs in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(mine.bfloat16().float(), theirs)
+
+
+# ---- torchvision
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96},
+        {"image_size": 48, "patch_size": 16, "num_layers": 1, "num_heads": 8, "hidden_dim": 64, "mlp_dim": 32},
+        {"image_size": 28, "patch_size": 14, "num_layers": 3, "num_heads": 1, "hidden_dim": 40, "mlp_dim": 80},
+        {
+            "image_size": 32,
+            "patch_size": 8,
+            "num_layers": 2,
+            "num_heads": 3,
+            "hidden_dim": 48,
+            "mlp_dim": 96,
+            "num_classes": 7,
+        },
+        {
+            "image_size": 32,
+            "patch_size": 8,
+            "num_layers": 2,
+            "num_heads": 3,
+            "hidden_dim": 48,
+            "mlp_dim": 96,
+            "representation_size": 48,
+        },
+        {
+            "image_size": 64,
+            "patch_size": 4,
+            "num_layers": 1,
+            "num_heads": 2,
+            "hidden_dim": 32,
+            "mlp_dim": 64,
+            "num_classes": 3,
+        },
+    ],
+)
+def test_logits_equal_torchvisions(sizes):
+    torch.manual_seed(0)
+    theirs = perturbed(torchvision.models.VisionTransformer(**sizes))
+    images = torch.randn(2, 3, sizes["image_size"], sizes["image_size"])
+    for source in (theirs, theirs.state_dict()):
+        ours = weights.from_torchvision(source, num_heads=sizes["num_heads"])
+        with torch.no_grad():
+            assert (ours(images) - theirs(images)).abs().max() < 1e-4
+            assert theirs(images).std() > 0.01, "or zeros would be compared with zeros"
+
+
+def test_a_torchvision_file_is_read_without_unpickling_code(tmp_path):
+    theirs = perturbed(torchvision.models.VisionTransformer(32, 8, 1, 2, 128, 64))
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    ours = weights.from_torchvision(tmp_path / "vit.pth")
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-4)
+
+
+def test_other_architectures_are_refused_by_name():
+    with pytest.raises(ValueError, match="not the weights of a torchvision VisionTransformer.*conv1.weight"):
+        weights.from_torchvision(torchvision.models.resnet18(num_classes=2))
+
+
+# ---- bad files
+
+
+def test_tensors_that_do_not_fit_are_all_listed_and_none_is_loaded():
+    model, other = ViT(SMALL), ViT(dataclasses.replace(SMALL, embed_dim=32, pool="mean")).state_dict()
+    before = model.norm.weight.clone()
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        weights.fill(model, other | {"extra": torch.zeros(1)}, "the file")
+    message = str(error.value)
+    assert "patch_embed.projection.weight: [32, 48] there, [24, 48] in the model" in message
+    assert "class_token: missing" in message
+    assert "extra: not in the model" in message
+    assert torch.equal(model.norm.weight, before)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        weights.load(path)
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="no description of a vitlite model"):
+        weights.load(tmp_path / "foreign.safetensors")
+    with pytest.raises(FileNotFoundError, match="no file .*none.safetensors"):
+        weights.info(tmp_path / "none.safetensors")
+
+
+def test_a_file_whose_tensors_do_not_fit_its_configuration_is_refused(tmp_path):
+    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state["norm.weight"] = torch.ones(25)
+    safetensors.torch.save_file(state, path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"norm.weight: \[25\] there, \[24\] in the model"):
+        weights.load(path)
+
+
+def test_classes_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="classes has 2 entries; the model has 5"):
+        weights.save(ViT(SMALL), tmp_path / "m.safetensors", classes=["a", "b"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,127 @@
+"""The command line: ``python -m vitlite train | evaluate | info | experiment``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from vitlite import ViT, ViTConfig, data, experiments, weights
+from vitlite.train import Trainer, evaluate, recipes
+
+SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_dim")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; errors that a user can mend come as one line on standard error, with exit status 1."""
+    options = _parser().parse_args(words)
+    try:
+        options.command(options)
+    except KeyboardInterrupt as interrupted:
+        print(f"vitlite: {interrupted}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        print(f"vitlite: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m vitlite", description="Train, evaluate and inspect Vision Transformers."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a ViT from scratch")
+    train.add_argument("out", type=Path, help="file for the trained model (.safetensors)")
+    train.add_argument("--data", default="scenes", help="scenes, cifar10, cifar100, an .npz file or a folder")
+    train.add_argument("--image-size", type=int, help="resize to this many pixels")
+    train.add_argument("--train-images", type=int, help="train on this many images")
+    train.add_argument("--recipe", default="quick", help=f"one of {', '.join(recipes.RECIPES)}")
+    train.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's; its warmup keeps its share")
+    train.add_argument("--batch-size", type=int, help="images a step, instead of the recipe's")
+    train.add_argument("--learning-rate", type=float, help="peak learning rate, instead of the recipe's")
+    for name, default in zip(SIZES, (4, 96, 6, 3, 192), strict=True):
+        train.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, help=f"of the model (default {default})"
+        )
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
+    train.set_defaults(command=_train)
+
+    test = commands.add_parser("evaluate", help="accuracy of a saved model on a data set")
+    test.add_argument("model", type=Path, help="a file that `train` or weights.save wrote")
+    test.add_argument("--data", default="cifar10", help="scenes, cifar10, cifar100, an .npz file or a folder")
+    test.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    test.add_argument("--device", default="cpu")
+    test.set_defaults(command=_evaluate)
+
+    info = commands.add_parser("info", help="what a saved model is")
+    info.add_argument("model", type=Path)
+    info.set_defaults(command=_info)
+
+    experiment = commands.add_parser("experiment", help="make the record of one of the book's experiments")
+    experiment.add_argument("name", nargs="?", help="which; see --list")
+    experiment.add_argument("--list", action="store_true", help="list the experiments")
+    experiment.add_argument("--scale", choices=("quick", "cpu", "full"),
+                            default="full" if torch.cuda.is_available() else "cpu")  # fmt: skip
+    experiment.add_argument("--force", action="store_true", help="run again, and replace a better record")
+    experiment.set_defaults(command=_experiment)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = recipes.get(options.recipe)
+    recipe = recipe.lasting(options.steps or recipe.steps)
+    changes = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    recipe = recipe.replace(**{name: value for name, value in changes.items() if value is not None})
+    sets = data.load(options.data, image_size=options.image_size, train_images=options.train_images)
+    _, channels, height, width = sets.train.images.shape
+    sizes = {name: getattr(options, name) for name in SIZES}
+    torch.manual_seed(options.seed)
+    model = ViT(
+        ViTConfig(image_size=(height, width), in_channels=channels, num_classes=len(sets.train.classes), **sizes)
+    )
+    run = options.out.with_suffix(".run.safetensors")  # the run's own checkpoint, gone once the model is written
+    trainer = Trainer(model, recipe, seed=options.seed, device=options.device, checkpoint=run)
+    history = trainer.fit(sets)
+    weights.save(model, options.out, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
+    run.unlink()
+    print(f"{options.out}: validation accuracy {history['val_accuracy'][-1]:.2%} after {trainer.step} steps")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    told = weights.info(options.model)
+    model, config = weights.load(options.model, options.device), told["config"]
+    split = getattr(data.load(options.data, image_size=config.image_size), options.split)
+    if told["classes"] and list(told["classes"]) != list(split.classes):
+        raise ValueError(
+            f"{options.model} was trained on the classes {', '.join(told['classes'])}; {options.data} has "
+            f"{', '.join(split.classes)}; evaluate on a set with the same classes in the same order"
+        )
+    if told["mean"]:
+        split = dataclasses.replace(split, mean=tuple(told["mean"]), std=tuple(told["std"]))
+    loss, accuracy = evaluate(model, split)
+    print(json.dumps({"model": str(options.model), "data": options.data, "split": options.split, "images": len(split),
+                      "accuracy": round(accuracy, 4), "loss": round(loss, 4)}))  # fmt: skip
+
+
+def _info(options: argparse.Namespace) -> None:
+    told = weights.info(options.model)
+    print(json.dumps(told | {"config": dataclasses.asdict(told["config"])}, indent=1, ensure_ascii=False))
+
+
+def _experiment(options: argparse.Namespace) -> None:
+    if options.list or not options.name:
+        for name in experiments.names():
+            print(f"{name}: {experiments.card(experiments.find(name))['question']}")
+        return
+    print(experiments.run(options.name, options.scale, options.force))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,446 @@
+"""The Vision Transformer, Eq. 1 to 4 of Dosovitskiy et al. (2021), and nothing else.
+
+Read it from top to bottom: an image becomes patches (``PatchEmbed``), tokens talk to each other
+(``Attention``), each thinks alone (``Mlp``), both steps make a ``Block``, and ``ViT`` stacks them.
+The letters are the paper's: B images, N patches, D = ``embed_dim``, h heads, T = N + 1 tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitlite import position
+
+__all__ = ["Attention", "Block", "Mlp", "PatchEmbed", "ViT", "ViTConfig"]
+
+Size = int | tuple[int, int]
+
+# The variants of Table 1, and DeiT's two smaller ones: width D, depth L, heads, MLP width.
+VARIANTS = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "H": (1280, 32, 16, 5120),
+}
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """``size`` as (height, width): a single number stands for a square."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Everything that fixes the shape of a ViT. Sizes in pixels, as one number or (height, width).
+
+    Attributes:
+        image_size: Size of the input images (H, W).
+        patch_size: Size of a patch (P); must divide the image size.
+        in_channels: Channels of the images (C).
+        num_classes: Number of classes, hence of logits.
+        embed_dim: Width D of the tokens.
+        depth: Number L of blocks.
+        num_heads: Heads of each attention; must divide ``embed_dim``.
+        mlp_dim: Hidden width of each MLP.
+        pool: What represents the image: the class ``"token"`` (Eq. 4) or the ``"mean"`` of the patch tokens
+            (App. D.3; there is no class token then).
+        pool_norm: Final LayerNorm ``"before"`` pooling (the paper) or ``"after"`` (timm, for the mean).
+        head: ``"linear"``, or ``"mlp"``: one tanh layer of width D in front, as in pre-training.
+        zero_head: Whether a new head starts at zero, as in the official code; otherwise it starts normal with
+            variance 1 / D.
+        dropout: Dropout rate after the embeddings and after every dense layer but the qkv projection (App. B).
+        drop_path: Stochastic depth: the rate at which the last block's branches are skipped, for each
+            image alone; it grows linearly with depth from 0.
+        layer_norm_eps: Epsilon of every LayerNorm.
+        gelu: ``"exact"`` or ``"tanh"``, the approximation that the official code uses.
+
+    Raises:
+        ValueError: If a size does not fit another; the message says which and what to do.
+    """
+
+    image_size: Size = 224
+    patch_size: Size = 16
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    pool: Literal["token", "mean"] = "token"
+    pool_norm: Literal["before", "after"] = "before"
+    head: Literal["linear", "mlp"] = "linear"
+    zero_head: bool = True
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    layer_norm_eps: float = 1e-6
+    gelu: Literal["exact", "tanh"] = "exact"
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "num_classes", "embed_dim", "depth", "num_heads", "mlp_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("image_size", "patch_size"):
+            if min(pair(getattr(self, name))) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1 pixel")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a rate lies in [0, 1)")
+        choices = {"pool": ("token", "mean"), "pool_norm": ("before", "after"), "head": ("linear", "mlp"),
+                   "gelu": ("exact", "tanh")}  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim is {self.embed_dim}, num_heads is {self.num_heads}: every head needs the same whole "
+                "number of channels; choose heads that divide the width"
+            )
+        (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
+        patch = patch_height if patch_height == patch_width else f"{patch_height}×{patch_width}"
+        for side, step in ((height, patch_height), (width, patch_width)):
+            if side % step:
+                raise ValueError(
+                    f"image is {height}×{width}, patch size is {patch}: {side} is not a multiple of {step}; "
+                    "crop, pad or resize the image, or pass another patch_size"
+                )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
+        return height // patch_height, width // patch_width
+
+    @property
+    def num_patches(self) -> int:
+        """N = H · W / P²."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens stand in front of the patches; one (the class token), or none with average pooling."""
+        return 1 if self.pool == "token" else 0
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into patches, flatten each, and map it linearly to width D (``x_p E`` of Eq. 1).
+
+    The same map as a convolution with kernel and stride P; written out, it shows the sequence.
+    """
+
+    def __init__(self, patch_size: Size, in_channels: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = pair(patch_size)
+        self.projection = nn.Linear(in_channels * self.patch_size[0] * self.patch_size[1], embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, N, D]``, row by row from the top left."""
+        height, width = self.patch_size
+        patches = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, C, rows, P, columns, P]
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·P·P]
+        return self.projection(patches)  # [B, N, D]
+
+
+def fused_pays(query: Tensor) -> bool:
+    """Whether to call torch's fused attention: everywhere but while training on a CPU.
+
+    There its backward pass takes most of the step at the widths of small models (see ``benchmarks/``).
+    """
+    return query.device.type != "cpu" or not query.requires_grad
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Eq. 6 to 8 in App. A): every token asks all tokens, h times in parallel."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (embed_dim // num_heads) ** -0.5  # 1 / sqrt(head width), not of the whole width
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.projection = nn.Linear(embed_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """Attention weights ``[B, h, T, T]`` of queries and keys ``[B, h, T, D/h]``; each row sums to 1."""
+        return ((query * self.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
+
+    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """``[B, T, D]`` -> ``[B, T, D]`` and, if asked for, the weights ``[B, h, T, T]``."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, h, D/h]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, D/h]
+        attention = None
+        if return_attention or not fused_pays(query):
+            attention = self.weights(query, key)  # [B, h, T, T]
+            mixed = attention.to(value.dtype) @ value  # [B, h, T, D/h]
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)  # the same, never [T, T]
+        mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]: the heads side by side
+        return self.dropout(self.projection(mixed)), attention if return_attention else None
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, applied to each token alone."""
+
+    def __init__(self, embed_dim: int, mlp_dim: int, dropout: float = 0.0, gelu: str = "exact") -> None:
+        super().__init__()
+        self.expand = nn.Linear(embed_dim, mlp_dim)
+        self.gelu = nn.GELU(approximate="none" if gelu == "exact" else "tanh")
+        self.contract = nn.Linear(mlp_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` -> ``[..., D]``."""
+        x = self.dropout(self.gelu(self.expand(x)))  # [..., mlp_dim]
+        return self.dropout(self.contract(x))  # [..., D]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, skip a residual branch for some images, and scale the rest to make up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """``[B, T, D]`` -> the same, with whole images set to zero at the given rate."""
+        if not self.training or self.rate == 0:
+            return branch
+        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        return branch * keep.to(branch.dtype) / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class Block(nn.Module):
+    """One pre-norm encoder block: attention (Eq. 2), then the MLP (Eq. 3), each with its residual."""
+
+    def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.mlp = Mlp(config.embed_dim, config.mlp_dim, config.dropout, config.gelu)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, z: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """``[B, T, D]`` -> ``[B, T, D]`` and, if asked for, the attention weights ``[B, h, T, T]``."""
+        mixed, attention = self.attention(self.norm1(z), return_attention)
+        z = z + self.drop_path(mixed)  # Eq. 2: z'_l = MSA(LN(z_{l-1})) + z_{l-1}
+        z = z + self.drop_path(self.mlp(self.norm2(z)))  # Eq. 3: z_l = MLP(LN(z'_l)) + z'_l
+        return z, attention
+
+
+class Head(nn.Sequential):
+    """From the image representation y to logits: a linear layer, with one tanh layer in front if ``"mlp"``."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        hidden = [nn.Linear(config.embed_dim, config.embed_dim), nn.Tanh()] if config.head == "mlp" else []
+        super().__init__(*hidden, nn.Linear(config.embed_dim, config.num_classes))
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                _lecun_normal(layer)
+        if config.zero_head:
+            nn.init.zeros_(self[-1].weight)
+
+
+class ViT(nn.Module):
+    """The Vision Transformer.
+
+    Args:
+        config: Its shape.
+        patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default
+            the linear map of the paper.
+
+    Example:
+        >>> model = ViT(ViTConfig(image_size=32, patch_size=4, num_classes=10, embed_dim=64, depth=2,
+        ...                       num_heads=4, mlp_dim=128))
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(self, config: ViTConfig, patch_embed: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = patch_embed or PatchEmbed(config.patch_size, config.in_channels, config.embed_dim)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if config.prefix_tokens else None
+        self.position = position.learned_table(config.prefix_tokens + config.num_patches, config.embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.head = Head(config)
+        _official_init(self)
+
+    @classmethod
+    def from_name(cls, name: str, **changes) -> ViT:
+        """A ViT by its name in the paper, ``"B/16"``: a variant of Ti, S, B, L, H and a patch size.
+
+        Args:
+            name: Variant and patch size.
+            **changes: Any other field of ``ViTConfig``, such as ``image_size=32``.
+
+        Raises:
+            ValueError: If the name is none of these.
+        """
+        variant, _, patch = name.partition("/")
+        if variant not in VARIANTS or not patch.isdigit():
+            raise ValueError(
+                f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like 'B/16'"
+            )
+        embed_dim, depth, num_heads, mlp_dim = VARIANTS[variant]
+        shape = {"patch_size": int(patch), "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
+                 "mlp_dim": mlp_dim}  # fmt: skip
+        return cls(ViTConfig(**(shape | changes)))
+
+    # ---- the forward pass, in the paper's order
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patch embeddings ``x_p E``: ``[B, C, H, W]`` float -> ``[B, N, D]``, without token and positions."""
+        self._check(images)
+        patches = self.patch_embed(images)  # [B, N, D]
+        if patches.shape[1:] != (self.config.num_patches, self.config.embed_dim):
+            raise ValueError(
+                f"patch_embed gave {list(patches.shape)}, expected [batch, {self.config.num_patches}, "
+                f"{self.config.embed_dim}]; its stride must equal patch_size and its width embed_dim"
+            )
+        return patches
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """``z_0`` of Eq. 1: patch embeddings ``[B, N, D]`` -> class token in front, positions added, ``[B, T, D]``."""
+        if self.class_token is not None:
+            patches = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
+        return self.dropout(patches + self.position)  # [B, T, D]
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Patch embeddings ``[B, N, D]`` -> the final state of every token, ``[B, T, D]`` (Eq. 1 to 3, and LN)."""
+        z = self.tokens(patches)
+        for block in self.blocks:
+            z, _ = block(z)
+        return self._final(z)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The image representation y of Eq. 4, what the head reads: ``[B, C, H, W]`` -> ``[B, D]``."""
+        return self._pool(self.encode(self.embed(images)))
+
+    def forward(self, images: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits of each image, and on request where every token looked.
+
+        Args:
+            images: ``[B, C, H, W]``, floating point, normalised as in training.
+            return_attention: Also return the attention weights of every layer. They are computed explicitly,
+                since fused attention never forms them.
+
+        Returns:
+            Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows
+            summing to 1.
+
+        Raises:
+            ValueError: If the images do not have the configured size and channels.
+            TypeError: If they are not floating point.
+        """
+        if not return_attention:
+            return self.head(self.features(images))
+        z, maps = self.tokens(self.embed(images)), []
+        for block in self.blocks:
+            z, attention = block(z, return_attention=True)
+            maps.append(attention)
+        return self.head(self._pool(self._final(z))), tuple(maps)
+
+    def iter_attention(self, images: Tensor) -> Iterator[Tensor]:
+        """The same maps as ``return_attention``, one layer at a time, so that one is in memory.
+
+        Args:
+            images: ``[B, C, H, W]``, floating point.
+
+        Yields:
+            ``[B, heads, T, T]`` for each block from the first to the last.
+        """
+        z = self.tokens(self.embed(images))
+        for block in self.blocks:
+            z, attention = block(z, return_attention=True)
+            yield attention
+            del attention  # ours goes before the next is made
+
+    # ---- changing a model
+
+    def at_resolution(self, image_size: Size, convention: str = "jax") -> ViT:
+        """A new model for another image size: positions interpolated, every other weight the same.
+
+        Args:
+            image_size: New image size in pixels; the patch size stays, so the number of tokens changes.
+            convention: How positions are resampled: one of ``vitlite.position.CONVENTIONS``.
+
+        Raises:
+            ValueError: If the patch size does not divide the new size, or the convention is unknown.
+        """
+        config = replace(self.config, image_size=image_size)
+        table = position.interpolate(
+            self.position.data, self.config.grid, config.grid, config.prefix_tokens, convention
+        )
+        model = copy.deepcopy(self)
+        model.config, model.position = config, nn.Parameter(table.clone())
+        return model
+
+    def reset_head(self, num_classes: int) -> ViT:
+        """Replace the head by a linear one for other classes, zero-initialised, as for fine-tuning (Sec. 3.2).
+
+        Changes this model in place and returns it; its logits are zero until it is trained.
+        """
+        self.config = replace(self.config, num_classes=num_classes, head="linear", zero_head=True)
+        self.head = Head(self.config).to(self.position.device, self.position.dtype)
+        return self
+
+    # ---- details
+
+    def _final(self, z: Tensor) -> Tensor:
+        return self.norm(z) if self.config.pool_norm == "before" else z
+
+    def _pool(self, z: Tensor) -> Tensor:
+        y = z[:, 0] if self.config.pool == "token" else z.mean(dim=1)  # [B, D]
+        return y if self.config.pool_norm == "before" else self.norm(y)
+
+    def _check(self, images: Tensor) -> None:
+        channels, (height, width) = self.config.in_channels, pair(self.config.image_size)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(
+                f"images have shape {list(images.shape)}, expected [batch, {channels}, {height}, {width}]: "
+                "four axes, channels second; permute, or add a batch axis with images[None]"
+            )
+        if not images.is_floating_point():
+            raise TypeError(
+                f"images are {images.dtype}; expected floating point, normalised as in training: "
+                "(images / 255 - mean) / std"
+            )
+        if images.shape[2:] != (height, width):
+            raise ValueError(
+                f"image is {images.shape[2]}×{images.shape[3]}, the model was built for {height}×{width}; resize the "
+                "image, or make the model fit it with model.at_resolution((height, width))"
+            )
+
+
+def _lecun_normal(layer: nn.Linear) -> None:
+    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    nn.init.zeros_(layer.bias)
+
+
+def _official_init(model: ViT) -> None:
+    """Initial values as in the official code: Xavier for attention and MLP, LeCun for the patch projection."""
+    if isinstance(model.patch_embed, PatchEmbed):
+        _lecun_normal(model.patch_embed.projection)
+    for block in model.blocks:
+        for matrix in block.attention.qkv.weight.chunk(3):  # three projections in one layer: each Xavier by itself
+            nn.init.xavier_uniform_(matrix)
+        nn.init.zeros_(block.attention.qkv.bias)
+        nn.init.xavier_uniform_(block.attention.projection.weight)
+        nn.init.zeros_(block.attention.projection.bias)
+        for layer in (block.mlp.expand, block.mlp.contract):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)

@@ -1,0 +1,141 @@
+"""Records: what an experiment measured, where, when and with what, as one JSON file each in ``data/records``.
+
+A chapter that states a result reads it from here. Accuracies are fractions, times seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from vitlite.files import written_whole
+
+__all__ = ["FOLDER", "check", "names", "provenance", "read", "write"]
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "data" / "records"
+
+# Every record has these keys; "runs" has an entry for each run.
+KEYS = ("name", "question", "expectation", "command", "scale", "config", "dataset", "runs", "summary",
+        "hardware", "versions", "commit", "date")  # fmt: skip
+SCALES = ("quick", "cpu", "full")  # from the weakest evidence to the strongest
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The records there are."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def read(name: str, folder: Path = FOLDER) -> dict:
+    """The record of that name, checked.
+
+    Raises:
+        FileNotFoundError: If there is none; the message gives the nearest names.
+        ValueError: If the file is not a complete record.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        near = difflib.get_close_matches(name, names(folder)) or names(folder) or ["none yet"]
+        raise FileNotFoundError(
+            f"there is no record {name!r}; near it: {', '.join(near)}. `python -m vitlite experiment {name}` makes it"
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"record {path.name} is not JSON ({error}); make it again, or restore it from git") from error
+    check(record)
+    return record
+
+
+def check(record: dict) -> None:
+    """See that a record is complete.
+
+    Raises:
+        ValueError: If a key is missing, there is no run, a run has no seed, or an accuracy is not a fraction.
+    """
+    missing = [key for key in KEYS if key not in record]
+    if missing:
+        raise ValueError(f"record {record.get('name', '?')!r} lacks {', '.join(missing)}")
+    if record["scale"] not in SCALES:
+        raise ValueError(
+            f"record {record['name']!r} has scale {record['scale']!r}; expected one of {', '.join(SCALES)}"
+        )
+    if not record["runs"]:
+        raise ValueError(f"record {record['name']!r} has no runs")
+    for run in record["runs"]:
+        if "seed" not in run:
+            raise ValueError(f"record {record['name']!r} has a run without its seed: {run}")
+        for key, value in run.items():
+            if key.endswith("accuracy") and isinstance(value, float) and not 0 <= value <= 1:
+                raise ValueError(f"record {record['name']!r} has {key} {value}; an accuracy is a fraction in [0, 1]")
+
+
+def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
+    """Write a record, whole, unless a better one stands there.
+
+    Args:
+        record: All of ``KEYS``.
+        force: Replace even a record of a larger scale.
+        folder: Where records stand.
+
+    Raises:
+        ValueError: If the record is not complete.
+        FileExistsError: If a record of a larger scale is there and ``force`` is not given.
+    """
+    check(record)
+    path = folder / f"{record['name']}.json"
+    if path.exists() and not force:
+        there = json.loads(path.read_text(encoding="utf-8"))["scale"]
+        if SCALES.index(there) > SCALES.index(record["scale"]):
+            raise FileExistsError(
+                f"{path.name} holds a {there!r} record, this one is {record['scale']!r}; pass --force to replace it"
+            )
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def provenance(device: torch.device | str = "cpu") -> dict:
+    """Where, when and with what: the keys ``hardware``, ``versions``, ``commit`` and ``date`` of a record."""
+    return {
+        "hardware": _hardware(torch.device(device)),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _hardware(device: torch.device) -> dict:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {"device": device.type, "processor": _processor(), "cores": cores, "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit the code stands at, with ``+changes`` if files of the library differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "vitlite") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

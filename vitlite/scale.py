@@ -1,0 +1,52 @@
+"""Two scales, one code path: each chapter opens with two sets of numbers and takes one of them.
+
+``VITLITE_SCALE`` is ``quick`` (a CPU, seconds) or ``full`` (a GPU, minutes); unset, a CUDA device means full.
+With ``VITLITE_SMOKE=1`` the full numbers are cut to two steps and a few images, to try the path and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import torch
+
+__all__ = ["current", "pick"]
+
+
+def current() -> str:
+    """The scale in force: ``"quick"`` or ``"full"``.
+
+    Raises:
+        ValueError: If ``VITLITE_SCALE`` is set to anything else.
+    """
+    chosen = os.environ.get("VITLITE_SCALE") or ("full" if torch.cuda.is_available() else "quick")
+    if chosen not in ("quick", "full"):
+        raise ValueError(f"VITLITE_SCALE is {chosen!r}; expected 'quick' or 'full', or leave it unset")
+    return chosen
+
+
+def pick(*, quick: dict, full: dict) -> SimpleNamespace:
+    """The numbers of the scale in force, as attributes; ``name`` and ``device`` are added.
+
+    Args:
+        quick: Numbers for a CPU.
+        full: The same names, with numbers for a GPU.
+
+    Returns:
+        A namespace with one attribute a number, ``name`` (the scale) and ``device`` (where to compute).
+
+    Raises:
+        ValueError: If the two sets do not have the same names.
+    """
+    if quick.keys() != full.keys():
+        raise ValueError(
+            f"quick and full must have the same names; they differ in {sorted(quick.keys() ^ full.keys())}"
+        )
+    name = current()
+    numbers = dict(quick if name == "quick" else full)
+    if os.environ.get("VITLITE_SMOKE") == "1":
+        numbers |= {key: 2 for key in numbers if key == "steps" or key.endswith("_steps")}
+        numbers |= {key: min(200, value) for key, value in numbers.items() if key.endswith("_images")}
+    device = "cuda" if name == "full" and torch.cuda.is_available() else "cpu"
+    return SimpleNamespace(name=name, device=device, **numbers)
