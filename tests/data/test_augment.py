@@ -35,7 +35,11 @@ def test_crop_is_a_window_of_the_padded_image_drawn_per_image():
 
 
 def test_one_generator_state_gives_one_result():
-    for change in (augment.random_flip, lambda x, g: augment.random_crop(x, 3, g)):
+    for change in (
+        augment.random_flip,
+        lambda x, g: augment.random_crop(x, 3, g),
+        lambda x, g: augment.cutmix(x, torch.arange(64) % 2, 2, 1.0, g)[0],
+    ):
         assert torch.equal(change(images(), generator(1)), change(images(), generator(1)))
         assert not torch.equal(change(images(), generator(1)), change(images(), generator(2)))
 
@@ -44,6 +48,29 @@ def test_no_padding_changes_nothing():
     assert torch.equal(augment.random_crop(images(), 0, generator()), images())
     with pytest.raises(ValueError, match="padding is -1"):
         augment.random_crop(images(), -1, generator())
+
+
+def test_cutmix_pastes_a_rectangle_and_mixes_the_labels_by_area():
+    labels = torch.arange(500) % 4
+    before = (labels * 60).to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 10).contiguous()  # one grey a class
+    after, targets = augment.cutmix(before, labels, 4, 0.5, generator())
+    shares = torch.stack([(after[:, 0] == 60 * c).float().mean((1, 2)) for c in range(4)], dim=1)
+    torch.testing.assert_close(targets, shares)
+    torch.testing.assert_close(targets.sum(1), torch.ones(500))
+    pasted = (after != before)[:, 0]
+    assert 0.25 < pasted.flatten(1).any(1).float().mean() < 0.5, "half, less those pasted from their own class"
+    box = pasted.any(2)[:, :, None] & pasted.any(1)[:, None, :]
+    assert torch.equal(pasted, box), "what is pasted is a rectangle"
+    assert pasted.flatten(1).sum(1).unique().numel() > 10, "of a size drawn for each image"
+
+
+def test_cutmix_of_no_image_leaves_all_as_it_was():
+    labels = torch.arange(64) % 4
+    after, targets = augment.cutmix(images(), labels, 4, 0.0, generator())
+    assert torch.equal(after, images())
+    assert torch.equal(targets, torch.nn.functional.one_hot(labels, 4).float())
+    with pytest.raises(ValueError, match="share is 2"):
+        augment.cutmix(images(), labels, 4, 2, generator())
 
 
 def test_normalise_gives_zero_mean_and_unit_variance():

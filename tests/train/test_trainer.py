@@ -18,7 +18,9 @@ from vitlite.data import Split, Splits
 from vitlite.train import Recipe, Trainer, evaluate, objectives, recipes
 from vitlite.train import trainer as trainer_module
 
-RECIPE = Recipe("try", steps=30, batch_size=16, learning_rate=3e-3, warmup_steps=3, crop_padding=1, validate_every=10)
+RECIPE = Recipe(
+    "try", steps=30, batch_size=16, learning_rate=3e-3, warmup_steps=3, crop_padding=1, cutmix=0.2, validate_every=10
+)
 
 
 def splits(count=64) -> Splits:
@@ -97,7 +99,8 @@ def test_one_step_is_torchs_adamw():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"steps": 0}, "steps is 0"), ({"batch_size": 2.5}, "batch_size is 2.5"), ({"warmup_steps": 30}, "30 of 30 steps"),
-     ({"learning_rate": 0}, "learning_rate is 0"), ({"label_smoothing": 1.0}, "label_smoothing is 1.0")],
+     ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"cutmix": 2}, "cutmix is 2"), ({"label_smoothing": 1.0}, "label_smoothing is 1.0")],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -123,6 +126,14 @@ def test_label_smoothing_is_torchs():
     soft = F.one_hot(labels, 2) * 0.8 + 0.1
     torch.testing.assert_close(loss, -(soft * logits.log_softmax(1)).sum(1).mean())
     assert right == (logits.argmax(1) == labels).sum()
+
+
+def test_probabilities_are_targets_too():
+    net, images = model(zero_head=False), torch.randn(4, 3, 8, 8)
+    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [1.0, 0.0]])
+    loss, right = objectives.classify()(net, images, soft)
+    torch.testing.assert_close(loss, -(soft * net(images).log_softmax(1)).sum(1).mean())
+    assert right == (net(images).argmax(1) == torch.tensor([0, 1, 1, 0])).sum()
 
 
 # ---- the loop
@@ -175,7 +186,7 @@ def test_each_epoch_shows_every_image_once():
         seen.append(images.mean((1, 2, 3)))
         return objectives.classify()(net, images, labels)
 
-    recipe = RECIPE.replace(steps=8, warmup_steps=0, crop_padding=0, flip=False, validate_every=8)
+    recipe = RECIPE.replace(steps=8, warmup_steps=0, crop_padding=0, flip=False, cutmix=0, validate_every=8)
     Trainer(model(), recipe, device="cpu", objective=spy).fit(splits())
     first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
     assert first.unique().numel() == 64

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["normalise", "random_crop", "random_flip"]
+__all__ = ["cutmix", "normalise", "random_crop", "random_flip"]
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,6 +36,41 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
     columns = (shift[1] + torch.arange(width, device=shift.device)).to(images.device)  # [B, W]
     which = torch.arange(count, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutmix(
+    images: Tensor, labels: Tensor, classes: int, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """CutMix (Yun et al., 2019): paste a rectangle of another image of the batch, and mix the labels by area.
+
+    The rectangle has the image's proportions, a uniformly drawn area and a uniformly drawn centre; what sticks out
+    is cut off. torchvision's own draws one rectangle for the whole batch.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        labels: int64 ``[B]``.
+        classes: Number of classes.
+        share: Share of the images, between 0 and 1, into which something is pasted.
+        generator: Where the randomness comes from.
+
+    Returns:
+        The images, and float targets ``[B, classes]`` that sum to 1.
+
+    Raises:
+        ValueError: If ``share`` is not in [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; expected a share of the images between 0 and 1")
+    count, _, height, width = images.shape
+    partner = torch.randperm(count, generator=generator, device=generator.device).to(images.device)
+    chosen, area, row, column = torch.rand(4, count, 1, generator=generator, device=generator.device).to(images.device)
+    half = area.sqrt() / 2 * (chosen < share)
+    rows = (torch.arange(height, device=images.device) + 0.5) / height  # centres of the pixels, from 0 to 1
+    columns = (torch.arange(width, device=images.device) + 0.5) / width
+    pasted = ((rows - row).abs() < half)[:, :, None] & ((columns - column).abs() < half)[:, None, :]  # [B, H, W]
+    foreign = pasted.float().mean(dim=(1, 2))[:, None]  # [B, 1]
+    target = F.one_hot(labels, classes).float()
+    return torch.where(pasted[:, None], images[partner], images), (1 - foreign) * target + foreign * target[partner]
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -28,6 +28,7 @@ class Recipe:
         label_smoothing: Probability taken from the true class and spread over all.
         flip: Mirror each training image with probability one half.
         crop_padding: Padding in pixels of the random crop of each training image; 0 for none.
+        cutmix: Share of the training images into which CutMix pastes a piece of another one.
         validate_every: Steps between two validations; the last step always has one.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     label_smoothing: float = 0.0
     flip: bool = True
     crop_padding: int = 0
+    cutmix: float = 0.0
     validate_every: int = 500
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class Recipe:
         if self.learning_rate <= 0 or self.weight_decay < 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, weight_decay is {self.weight_decay}; "
                              "the first must be above 0, the second not below")  # fmt: skip
+        if not 0 <= self.cutmix <= 1:
+            raise ValueError(f"cutmix is {self.cutmix}; it is a share of the images, in [0, 1]")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it lies in [0, 1)")
 
@@ -86,7 +90,7 @@ RECIPES = {
         Recipe("cifar10-small", steps=17_500, learning_rate=2e-3, warmup_steps=1_000, label_smoothing=0.1,
                crop_padding=3, validate_every=700),
         Recipe("cifar10-small-finetune", steps=8_400, learning_rate=1e-3, warmup_steps=200, label_smoothing=0.1,
-               crop_padding=4, validate_every=700),
+               crop_padding=4, cutmix=0.5, validate_every=700),
     )
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vitlite.data.augment import normalise, random_crop, random_flip
+from vitlite.data.augment import cutmix, normalise, random_crop, random_flip
 from vitlite.data.datasets import Split, Splits
 from vitlite.files import written_whole
 from vitlite.train import objectives, recipes
@@ -179,11 +179,11 @@ class Trainer:
 
     # ---- one step
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = recipes.learning_rate(self.recipe, self.step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            loss, right = self.objective(self.model, images, labels)
+            loss, right = self.objective(self.model, images, targets)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         if self.recipe.clip_norm:
@@ -205,14 +205,18 @@ class Trainer:
             chosen = order[start : start + size]
             generator = self._generator("step", self.step)
             torch.manual_seed(generator.initial_seed())  # dropout and drop path draw from torch's own state
-            yield self._augment(train.images[chosen], generator, train), train.labels[chosen]
+            yield self._augment(train.images[chosen], train.labels[chosen], generator, train)
 
-    def _augment(self, images: Tensor, generator: torch.Generator, split: Split) -> Tensor:
+    def _augment(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, split: Split
+    ) -> tuple[Tensor, Tensor]:
         if self.recipe.crop_padding:
             images = random_crop(images, self.recipe.crop_padding, generator)
         if self.recipe.flip:
             images = random_flip(images, generator)
-        return normalise(images, split.mean, split.std)
+        if self.recipe.cutmix:
+            images, targets = cutmix(images, targets, len(split.classes), self.recipe.cutmix, generator)
+        return normalise(images, split.mean, split.std), targets
 
     def _batch_size(self, train: Split) -> int:
         return min(self.recipe.batch_size, len(train))
