@@ -225,9 +225,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> Non
 # --- names ---
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("cifar", "cifar10"), ("CIFAR-100", "cifar100"), ("scene", "scenes")]
-)
+@pytest.mark.parametrize(("name", "near"), [("cifar", "cifar10"), ("CIFAR-100", "cifar100"), ("scene", "scenes")])
 def test_an_unknown_name_gets_the_nearest(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"no data set is called {name!r}.* Nearest known: .*{near}"):
         load(name)
@@ -259,9 +257,7 @@ def test_a_folder_of_class_folders_is_split(tmp_path: Path) -> None:
     assert sets.train.images.shape[1:] == (3, 10, 12)
     assert len(_bytes(sets.train) | _bytes(sets.validation) | _bytes(sets.test)) == 40
     pixels = np.asarray(Image.open(tmp_path / "set" / "kind 1" / "1.png")).transpose(2, 0, 1).tobytes()
-    labels = [
-        int(y) for s in sets for i, y in zip(s.images, s.labels, strict=True) if i.numpy().tobytes() == pixels
-    ]
+    labels = [int(y) for s in sets for i, y in zip(s.images, s.labels, strict=True) if i.numpy().tobytes() == pixels]
     assert labels == [1]
 
 
