@@ -89,7 +89,7 @@ RECIPES = {
         # half, then the rest at 32 pixels. Accuracy and time stand in the record `train_cifar10`.
         Recipe("cifar10-small", steps=17_500, learning_rate=2e-3, warmup_steps=1_000, label_smoothing=0.1,
                crop_padding=3, validate_every=700),
-        Recipe("cifar10-small-finetune", steps=8_400, learning_rate=1e-3, warmup_steps=200, label_smoothing=0.1,
+        Recipe("cifar10-small-finetune", steps=7_000, learning_rate=1e-3, warmup_steps=200, label_smoothing=0.1,
                crop_padding=4, cutmix=0.5, validate_every=700),
     )
 }  # fmt: skip
