@@ -1,0 +1,126 @@
+"""The book's tools: the first cell of a chapter, and what is left of a notebook after it was run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book/tools"))
+
+import execute  # noqa: E402
+import smoke  # noqa: E402
+import stamp  # noqa: E402
+
+code_cell, notebook_of = nbformat.v4.new_code_cell, nbformat.v4.new_notebook
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+
+
+# ---------------------------------------------------------------- the first cell
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    """Settings that name a repository on this machine, with a library in it, and a tag."""
+    repository = tmp_path / "repository"
+    (repository / "notebooks").mkdir(parents=True)
+    (repository / "notebooks/here.txt").write_text("")
+    (repository / "vitlite").mkdir()
+    (repository / "vitlite/__init__.py").write_text("ORIGIN = 'cloned'")
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    path = tmp_path / "_config.yml"
+    path.write_text(f"repository:\n  url: {repository.as_uri()}\n  branch: v1\n")
+    return path
+
+
+def run_first_cell(cell: str, folder: Path, colab: bool, more: str = "") -> subprocess.CompletedProcess:
+    """Run the cell in a folder, as a Python that has no vitlite installed."""
+    hide = "import sys, types\nsys.meta_path = [x for x in sys.meta_path if 'editable' not in repr(x)]\n"
+    hide += f"sys.path = [x for x in sys.path if x not in ('', {str(ROOT)!r})]\n"
+    pretend = "sys.modules['google.colab'] = types.ModuleType('google.colab')\n" if colab else ""
+    program = f"{hide}{pretend}{cell}\n{more}"
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+
+
+def test_colab_fetches_the_book_at_its_tag(settings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "content"
+    folder.mkdir()
+    where = "import vitlite; print(vitlite.ORIGIN, Path('here.txt').exists())"
+    for _ in range(2):  # a runtime that was restarted finds the clone in place
+        run = run_first_cell(stamp.first_cell(settings), folder, colab=True, more=where)
+        assert run.stdout == "cloned True\n", run.stderr
+
+
+def test_colab_without_an_address_says_so(tmp_path: Path, settings: Path) -> None:
+    settings.write_text("repository: {url: '', branch: ''}")
+    run = run_first_cell(stamp.first_cell(settings), tmp_path, colab=True)
+    assert "RuntimeError: this copy names no address" in run.stderr
+
+
+def test_elsewhere_the_library_beside_the_notebook_is_found(settings: Path, tmp_path: Path) -> None:
+    where = "import vitlite; print(vitlite.ORIGIN)"
+    folder = tmp_path / "repository/notebooks"
+    run = run_first_cell(stamp.first_cell(settings), folder, colab=False, more=where)
+    assert run.stdout == "cloned\n", run.stderr
+
+
+def test_stamping_puts_the_cell_first_once() -> None:
+    notebook = notebook_of(cells=[code_cell("1 + 1")])
+    assert not stamp.is_stamped(notebook)
+    stamp.stamp(notebook)
+    stamp.stamp(notebook)
+    assert stamp.is_stamped(notebook)
+    assert [cell.source for cell in notebook.cells[1:]] == ["1 + 1"]
+
+
+# ---------------------------------------------------------------- running a chapter
+
+
+def test_running_twice_gives_the_same_bytes() -> None:
+    source = "import ipywidgets\nipywidgets.IntSlider()"
+    written = []
+    for _ in range(2):
+        notebook = notebook_of(cells=[code_cell(source), code_cell(source), code_cell("print(1)\nprint(2)")])
+        execute.execute(notebook)
+        written.append(nbformat.writes(execute.tidy(notebook)))
+    assert written[0] == written[1]
+    cells = nbformat.reads(written[0], as_version=4).cells
+    assert len({cell.id for cell in cells}) == 3
+    assert [output.text for output in cells[2].outputs] == ["1\n2\n"]
+
+
+def test_chapters_run_at_quick_scale_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITLITE_SCALE", "full")
+    notebook = notebook_of(
+        cells=[code_cell("import os; os.environ['VITLITE_SCALE'], os.environ['CUDA_VISIBLE_DEVICES']")]
+    )
+    execute.execute(notebook)
+    assert notebook.cells[0].outputs[0].data["text/plain"] == "('quick', '')"
+
+
+def test_a_failing_cell_is_named() -> None:
+    notebook = notebook_of(cells=[code_cell("1"), code_cell("1 / 0")])
+    with pytest.raises(execute.ChapterError, match=r"cell 2 of 2: (.|\n)*ZeroDivisionError: division by zero"):
+        execute.execute(notebook)
+
+
+def test_tidying_leaves_nothing_that_changes_from_run_to_run() -> None:
+    cell = code_cell("1", metadata={"execution": {"start": "now"}, "tags": ["hide-input"], "collapsed": True})
+    notebook = notebook_of(
+        cells=[cell], metadata={"language_info": {"name": "python", "version": "3"}, "widgets": {WIDGETS: {}}}
+    )
+    tidied = execute.tidy(notebook)
+    assert tidied.cells[0].metadata == {"tags": ["hide-input"]}
+    assert tidied.metadata == execute.NOTEBOOK_METADATA
+
+
+def test_a_script_holds_the_code_and_survives_what_fails_on_purpose() -> None:
+    cells = [code_cell("%matplotlib inline\nx = 1"), code_cell("1 / 0", metadata={"tags": ["raises-exception"]})]
+    source = smoke.script(notebook_of(cells=[*cells, nbformat.v4.new_markdown_cell("# no code")]))
+    found: dict = {}
+    exec(source, found)
+    assert found["x"] == 1
