@@ -11,6 +11,7 @@ FLOORS = [
     {"files", "position", "plots", "scale"},
     {"records", "data"},
     {"model"},
+    {"resnet"},
     {"weights"},
     {"train"},
     {"experiments"},
