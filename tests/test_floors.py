@@ -12,6 +12,7 @@ FLOORS = [
     {"records", "data"},
     {"model"},
     {"resnet"},
+    {"hybrid"},
     {"weights"},
     {"train"},
     {"experiments"},

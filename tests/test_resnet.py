@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from vitlite import ViT, ViTConfig
+from vitlite.hybrid import ConvStem
 from vitlite.resnet import ResNet, ResNetConfig, flops, match
 
 SMALL = ResNetConfig(num_classes=5, width=8, blocks=1)
@@ -156,6 +157,11 @@ def test_flops_can_be_matched_at_another_image_size():
     assert flops(model, 64) == pytest.approx(flops(bigger, 64), rel=tolerance)
     assert flops(bigger, 64) > 4.5 * flops(vit, 32), "attention grows faster than the number of pixels"
     assert model.config.width > wider.config.width
+
+
+def test_a_hybrid_can_be_matched_too():
+    vit = ViT(VIT, patch_embed=ConvStem(96, stride=8, width=32))
+    assert parameters(match(vit, blocks=3, tolerance=0.1)) == pytest.approx(parameters(vit), rel=0.1)
 
 
 def test_among_those_that_fit_the_shallowest_is_taken_and_depth_can_be_held():
