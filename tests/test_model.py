@@ -131,6 +131,61 @@ def test_heads():
     assert (mlp.config.num_classes, mlp.config.head) == (7, "linear")
 
 
+# ---- tokens
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_prefix_tokens_stand_in_front_class_distillation_registers(carried):
+    model = build(distillation=True, registers=3, prefix_positions=carried)
+    z, patches = model.tokens(model.embed(images())), model.embed(images())
+    prefix = torch.cat([model.class_token, model.distillation_token, model.registers], dim=1)
+    table = model.position_table()
+    assert table.shape == (1, 16 + 5 * carried, 24)
+    torch.testing.assert_close(z[:, :5], (prefix + (table[:, :5] if carried else 0)).expand(2, -1, -1))
+    torch.testing.assert_close(z[:, 5:], patches + table[:, -16:])
+
+
+def test_two_heads_and_the_mean_of_their_logits():
+    model = build(distillation=True, registers=1)
+    z = model.encode(model.embed(images()))
+    first, second = model.forward_heads(images())
+    torch.testing.assert_close(first, model.head(z[:, 0]))
+    torch.testing.assert_close(second, model.distillation_head(z[:, 1]))
+    assert (first - second).abs().max() > 0.01
+    torch.testing.assert_close(model(images()), (first + second) / 2)
+    torch.testing.assert_close(model.train()(images()), (first + second) / 2)
+    logits, maps = model(images(), return_attention=True)
+    torch.testing.assert_close(logits, (first + second) / 2)
+    assert maps[0].shape == (2, 4, 19, 19)
+    assert not model.reset_head(7)(images()).any()
+    assert model.forward_heads(images())[1].shape == (2, 7)
+    with pytest.raises(ValueError, match="one head.*distillation=True"):
+        build().forward_heads(images())
+
+
+@pytest.mark.parametrize("pool_norm", ["before", "after"])
+def test_the_mean_is_over_patches_alone(pool_norm):
+    model = build(pool="mean", class_token=True, registers=2, pool_norm=pool_norm)
+    z = model.tokens(model.embed(images()))
+    for block in model.blocks:
+        z, _ = block(z)
+    y = model.norm(z)[:, 3:].mean(1) if pool_norm == "before" else model.norm(z[:, 3:].mean(1))
+    torch.testing.assert_close(model.features(images()), y)
+
+
+def test_registers_and_distillation_tokens_differ_at_the_start():
+    """Equal tokens without positions would stay equal for ever."""
+    model = ViT(dataclasses.replace(SMALL, registers=2, distillation=True, prefix_positions=False))
+    assert not torch.equal(model.registers[:, 0], model.registers[:, 1])
+    assert model.distillation_token.any()
+
+
+@pytest.mark.parametrize("shape", [(2, 15, 24), (2, 1, 24), (2, 16, 23), (16, 24)])
+def test_patches_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match=r"patches have shape .*expected \[batch, 16, 24\]"):
+        build(pool="mean").encode(torch.zeros(shape))
+
+
 # ---- initial values, regularisation, precision
 
 
@@ -257,6 +312,8 @@ def test_named_models_have_their_papers_size(name, millions):
         ({"pool": "max"}, "pool is 'max'.*'token', 'mean'"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"depth": 0}, "depth is 0"),
+        ({"registers": -1}, "registers is -1"),
+        ({"class_token": False}, "class_token is False.*pool='mean'"),
         ({"patch_size": 0}, "patch_size is 0"),
     ],
 )

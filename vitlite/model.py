@@ -51,7 +51,16 @@ class ViTConfig:
         num_heads: Heads of each attention; must divide ``embed_dim``.
         mlp_dim: Hidden width of each MLP.
         pool: What represents the image: the class ``"token"`` (Eq. 4) or the ``"mean"`` of the patch tokens
-            (App. D.3; there is no class token then).
+            (App. D.3).
+        class_token: Whether there is a class token; by default where it is pooled, and with the mean only on
+            request.
+        distillation: Whether a distillation token follows it, with a head of its own (DeiT); the logits are the
+            mean of both heads', as in the released code.
+        registers: How many register tokens come next: free tokens that no head reads.
+        position: Kind of position embedding (App. D.4): ``"learned-1d"``, ``"learned-2d"``, ``"relative"``,
+            ``"sincos-2d"`` or ``"none"``; see ``vitlite.position``.
+        prefix_positions: Whether class, distillation and register tokens carry positions as well (with
+            ``"sincos-2d"`` they never do).
         pool_norm: Final LayerNorm ``"before"`` pooling (the paper) or ``"after"`` (timm, for the mean).
         head: ``"linear"``, or ``"mlp"``: one tanh layer of width D in front, as in pre-training.
         zero_head: Whether a new head starts at zero, as in the official code; otherwise it starts normal with
@@ -75,6 +84,11 @@ class ViTConfig:
     num_heads: int = 12
     mlp_dim: int = 3072
     pool: Literal["token", "mean"] = "token"
+    class_token: bool | None = None
+    distillation: bool = False
+    registers: int = 0
+    position: Literal["none", "learned-1d", "learned-2d", "relative", "sincos-2d"] = "learned-1d"
+    prefix_positions: bool = True
     pool_norm: Literal["before", "after"] = "before"
     head: Literal["linear", "mlp"] = "linear"
     zero_head: bool = True
@@ -94,10 +108,15 @@ class ViTConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a rate lies in [0, 1)")
         choices = {"pool": ("token", "mean"), "pool_norm": ("before", "after"), "head": ("linear", "mlp"),
-                   "gelu": ("exact", "tanh")}  # fmt: skip
+                   "gelu": ("exact", "tanh"), "position": position.KINDS}  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}")
+        if self.registers < 0:
+            raise ValueError(f"registers is {self.registers}; there can be none or more")
+        if self.pool == "token" and self.class_token is False:
+            raise ValueError("pool is 'token', class_token is False: nothing to pool; pass pool='mean'")
+        position.check_width(self.position, self.embed_dim)
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim is {self.embed_dim}, num_heads is {self.num_heads}: every head needs the same whole "
@@ -124,9 +143,19 @@ class ViTConfig:
         return self.grid[0] * self.grid[1]
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether there is a class token: as asked for, or else where it is pooled."""
+        return self.pool == "token" if self.class_token is None else self.class_token
+
+    @property
     def prefix_tokens(self) -> int:
-        """How many tokens stand in front of the patches; one (the class token), or none with average pooling."""
-        return 1 if self.pool == "token" else 0
+        """How many tokens stand in front of the patches: class token, distillation token, registers."""
+        return self.has_class_token + self.distillation + self.registers
+
+    @property
+    def table_prefix(self) -> int:
+        """How many rows of the position table belong to prefix tokens: all of these or none."""
+        return self.prefix_tokens if self.prefix_positions and self.position != "sincos-2d" else 0
 
 
 class PatchEmbed(nn.Module):
@@ -159,28 +188,33 @@ def fused_pays(query: Tensor) -> bool:
 class Attention(nn.Module):
     """Multi-head self-attention (Eq. 6 to 8 in App. A): every token asks all tokens, h times in parallel."""
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, embed_dim: int, num_heads: int, dropout: float = 0.0, relative: position.RelativeKeys | None = None
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = (embed_dim // num_heads) ** -0.5  # 1 / sqrt(head width), not of the whole width
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.projection = nn.Linear(embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
+        self.relative = relative
 
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+    def weights(self, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention weights ``[B, h, T, T]`` of queries and keys ``[B, h, T, D/h]``; each row sums to 1."""
-        return ((query * self.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
+        logits = (query * self.scale) @ key.transpose(-2, -1)
+        return (logits if bias is None else logits + bias).softmax(dim=-1)
 
     def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """``[B, T, D]`` -> ``[B, T, D]`` and, if asked for, the weights ``[B, h, T, T]``."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, h, D/h]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, D/h]
+        bias = self.relative(query * self.scale) if self.relative is not None else None  # [B, h, T, T] (App. D.4)
         attention = None
         if return_attention or not fused_pays(query):
-            attention = self.weights(query, key)  # [B, h, T, T]
+            attention = self.weights(query, key, bias)  # [B, h, T, T]
             mixed = attention.to(value.dtype) @ value  # [B, h, T, D/h]
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)  # the same, never [T, T]
+            mixed = F.scaled_dot_product_attention(query, key, value, bias, scale=self.scale)  # never [T, T]
         mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]: the heads side by side
         return self.dropout(self.projection(mixed)), attention if return_attention else None
 
@@ -225,7 +259,11 @@ class Block(nn.Module):
     def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout)
+        relative = None
+        if config.position == "relative":
+            sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
+            relative = position.RelativeKeys(*sizes)
+        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(config.embed_dim, config.mlp_dim, config.dropout, config.gelu)
         self.drop_path = DropPath(drop_path)
@@ -270,13 +308,16 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = patch_embed or PatchEmbed(config.patch_size, config.in_channels, config.embed_dim)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if config.prefix_tokens else None
-        self.position = position.learned_table(config.prefix_tokens + config.num_patches, config.embed_dim)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if config.has_class_token else None
+        self.distillation_token = _tokens(config.distillation, config.embed_dim)
+        self.registers = _tokens(config.registers, config.embed_dim)
+        self.position = position.make(config.position, config.grid, config.table_prefix, config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.head = Head(config)
+        self.distillation_head = Head(config) if config.distillation else None
         _official_init(self)
 
     @classmethod
@@ -305,19 +346,25 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Patch embeddings ``x_p E``: ``[B, C, H, W]`` float -> ``[B, N, D]``, without token and positions."""
         self._check(images)
-        patches = self.patch_embed(images)  # [B, N, D]
-        if patches.shape[1:] != (self.config.num_patches, self.config.embed_dim):
-            raise ValueError(
-                f"patch_embed gave {list(patches.shape)}, expected [batch, {self.config.num_patches}, "
-                f"{self.config.embed_dim}]; its stride must equal patch_size and its width embed_dim"
-            )
-        return patches
+        return self._check_patches(self.patch_embed(images), "patch_embed gave")  # [B, N, D]
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """``z_0`` of Eq. 1: patch embeddings ``[B, N, D]`` -> class token in front, positions added, ``[B, T, D]``."""
-        if self.class_token is not None:
-            patches = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
-        return self.dropout(patches + self.position)  # [B, T, D]
+        """``z_0`` of Eq. 1: patch embeddings ``[B, N, D]`` -> tokens in front, positions added, ``[B, T, D]``."""
+        self._check_patches(patches, "patches have shape")
+        prefix = (self.class_token, self.distillation_token, self.registers)
+        prefix = [token.expand(patches.shape[0], -1, -1) for token in prefix if token is not None]
+        z, table = torch.cat([*prefix, patches], dim=1), self.position_table()  # [B, T, D]
+        if table is None:
+            return self.dropout(z)
+        bare = z.shape[1] - table.shape[1]  # prefix tokens without position
+        return self.dropout(z + (F.pad(table, (0, 0, bare, 0)) if bare else table))
+
+    def position_table(self) -> Tensor | None:
+        """What is added to the tokens: ``[1, prefix + N, D]``, or ``[1, N, D]`` where prefix tokens carry none.
+
+        None without positions, and with relative ones, which have no vector for a place.
+        """
+        return self.position() if isinstance(self.position, nn.Module) else self.position
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patch embeddings ``[B, N, D]`` -> the final state of every token, ``[B, T, D]`` (Eq. 1 to 3, and LN)."""
@@ -327,7 +374,7 @@ class ViT(nn.Module):
         return self._final(z)
 
     def features(self, images: Tensor) -> Tensor:
-        """The image representation y of Eq. 4, what the head reads: ``[B, C, H, W]`` -> ``[B, D]``."""
+        """The image representation y of Eq. 4, what the (class) head reads: ``[B, C, H, W]`` -> ``[B, D]``."""
         return self._pool(self.encode(self.embed(images)))
 
     def forward(self, images: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
@@ -347,12 +394,23 @@ class ViT(nn.Module):
             TypeError: If they are not floating point.
         """
         if not return_attention:
-            return self.head(self.features(images))
+            return self._logits(self.encode(self.embed(images)))
         z, maps = self.tokens(self.embed(images)), []
         for block in self.blocks:
             z, attention = block(z, return_attention=True)
             maps.append(attention)
-        return self.head(self._pool(self._final(z))), tuple(maps)
+        return self._logits(self._final(z)), tuple(maps)
+
+    def forward_heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the class head and of the distillation head, each ``[B, classes]``; ``forward`` takes their mean.
+
+        Raises:
+            ValueError: If the model has no distillation token, or the images do not fit.
+            TypeError: If the images are not floating point.
+        """
+        if self.distillation_head is None:
+            raise ValueError("this model has one head; build it with ViTConfig(distillation=True) for a second")
+        return self._heads(self.encode(self.embed(images)))
 
     def iter_attention(self, images: Tensor) -> Iterator[Tensor]:
         """The same maps as ``return_attention``, one layer at a time, so that one is in memory.
@@ -372,7 +430,9 @@ class ViT(nn.Module):
     # ---- changing a model
 
     def at_resolution(self, image_size: Size, convention: str = "jax") -> ViT:
-        """A new model for another image size: positions interpolated, every other weight the same.
+        """A new model for another image size: positions resampled, every other weight the same.
+
+        What that does to each kind is told in ``vitlite.position.at_grid``.
 
         Args:
             image_size: New image size in pixels; the patch size stays, so the number of tokens changes.
@@ -381,21 +441,23 @@ class ViT(nn.Module):
         Raises:
             ValueError: If the patch size does not divide the new size, or the convention is unknown.
         """
-        config = replace(self.config, image_size=image_size)
-        table = position.interpolate(
-            self.position.data, self.config.grid, config.grid, config.prefix_tokens, convention
-        )
         model = copy.deepcopy(self)
-        model.config, model.position = config, nn.Parameter(table.clone())
+        model.config = replace(self.config, image_size=image_size)
+        grids = self.config.grid, model.config.grid
+        model.position = position.at_grid(self.position, *grids, self.config.table_prefix, convention)
+        for block in model.blocks:
+            keys = block.attention.relative
+            block.attention.relative = position.at_grid(keys, *grids, self.config.prefix_tokens, convention)
         return model
 
     def reset_head(self, num_classes: int) -> ViT:
-        """Replace the head by a linear one for other classes, zero-initialised, as for fine-tuning (Sec. 3.2).
+        """Replace each head by a linear one for other classes, zero-initialised, as for fine-tuning (Sec. 3.2).
 
         Changes this model in place and returns it; its logits are zero until it is trained.
         """
         self.config = replace(self.config, num_classes=num_classes, head="linear", zero_head=True)
-        self.head = Head(self.config).to(self.position.device, self.position.dtype)
+        self.head = Head(self.config).to(self.norm.weight)
+        self.distillation_head = Head(self.config).to(self.norm.weight) if self.config.distillation else None
         return self
 
     # ---- details
@@ -404,8 +466,25 @@ class ViT(nn.Module):
         return self.norm(z) if self.config.pool_norm == "before" else z
 
     def _pool(self, z: Tensor) -> Tensor:
-        y = z[:, 0] if self.config.pool == "token" else z.mean(dim=1)  # [B, D]
+        y = z[:, 0] if self.config.pool == "token" else z[:, self.config.prefix_tokens :].mean(dim=1)  # [B, D]
         return y if self.config.pool_norm == "before" else self.norm(y)
+
+    def _heads(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        y = z[:, int(self.config.has_class_token)]  # [B, D]: the distillation token
+        y = y if self.config.pool_norm == "before" else self.norm(y)
+        return self.head(self._pool(z)), self.distillation_head(y)
+
+    def _logits(self, z: Tensor) -> Tensor:
+        return self.head(self._pool(z)) if self.distillation_head is None else sum(self._heads(z)) / 2
+
+    def _check_patches(self, patches: Tensor, what: str) -> Tensor:
+        config = self.config
+        if patches.ndim != 3 or patches.shape[1:] != (config.num_patches, config.embed_dim):
+            raise ValueError(
+                f"{what} {list(patches.shape)}, expected [batch, {config.num_patches}, {config.embed_dim}]; "
+                "the stride of a patch embedding must equal patch_size and its width embed_dim"
+            )
+        return patches
 
     def _check(self, images: Tensor) -> None:
         channels, (height, width) = self.config.in_channels, pair(self.config.image_size)
@@ -424,6 +503,10 @@ class ViT(nn.Module):
                 f"image is {images.shape[2]}×{images.shape[3]}, the model was built for {height}×{width}; resize the "
                 "image, or make the model fit it with model.at_resolution((height, width))"
             )
+
+
+def _tokens(count: int, embed_dim: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(1, count, embed_dim).normal_(std=0.02)) if count else None  # as in DeiT
 
 
 def _lecun_normal(layer: nn.Linear) -> None:
