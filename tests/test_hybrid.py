@@ -249,7 +249,7 @@ def test_the_gradient_reaches_every_parameter_of_the_stem():
 
 def test_a_stem_of_another_stride_is_refused():
     config = ViTConfig(image_size=32, patch_size=8, embed_dim=24, num_heads=4)
-    with pytest.raises(ValueError, match="stride must equal patch_size"):
+    with pytest.raises(ValueError, match="stride of patch_embed must equal patch_size"):
         ViT(config, patch_embed=ConvStem(24, width=8))(torch.zeros(1, 3, 32, 32))
 
 

@@ -482,7 +482,7 @@ class ViT(nn.Module):
         if patches.ndim != 3 or patches.shape[1:] != (config.num_patches, config.embed_dim):
             raise ValueError(
                 f"{what} {list(patches.shape)}, expected [batch, {config.num_patches}, {config.embed_dim}]; "
-                "the stride of a patch embedding must equal patch_size and its width embed_dim"
+                "the stride of patch_embed must equal patch_size, its width embed_dim"
             )
         return patches
 
