@@ -1,11 +1,15 @@
 """Weights come back as they went, equal torchvision's, and are never loaded in part."""
 
 import dataclasses
+import json
+import sys
+import types
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
+from torch import nn
 
 from vitlite import ViT, ViTConfig, weights
 
@@ -20,7 +24,18 @@ def perturbed(model):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pool": "mean"}, {"head": "mlp"}, {"image_size": (16, 24), "patch_size": (4, 8)}]
+    "changes",
+    [
+        {},
+        {"pool": "mean"},
+        {"head": "mlp"},
+        {"image_size": (16, 24), "patch_size": (4, 8)},
+        {"position": "none"},
+        {"position": "learned-2d", "registers": 2},
+        {"position": "relative", "distillation": True},
+        {"position": "sincos-2d", "pool": "mean", "class_token": True},
+        {"prefix_positions": False, "registers": 1},
+    ],
 )
 def test_a_model_comes_back_from_its_file(tmp_path, changes):
     torch.manual_seed(0)
@@ -45,6 +60,55 @@ def test_bfloat16_halves_the_file(tmp_path):
     assert weights.info(half)["dtype"] == "BF16"
     for mine, theirs in zip(model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(mine.bfloat16().float(), theirs)
+
+
+def test_a_resampled_table_comes_back(tmp_path):
+    for kind in ("learned-1d", "learned-2d", "relative", "sincos-2d"):
+        model = perturbed(ViT(dataclasses.replace(SMALL, position=kind))).at_resolution((24, 16))
+        again = weights.load(weights.save(model, tmp_path / "m.safetensors"))
+        images = torch.randn(2, 3, 24, 16)
+        assert torch.equal(again(images), model(images))
+
+
+class Stem(nn.Module):
+    def __init__(self, width, kernel=(4, 4)):
+        super().__init__()
+        self.spec = {"stem": "test", "width": width, "kernel": kernel}
+        self.convolution = nn.Conv2d(3, width, kernel, stride=4)
+
+    def forward(self, images):
+        return self.convolution(images).flatten(2).transpose(1, 2)
+
+
+def test_a_hybrid_comes_back_from_its_file(tmp_path, monkeypatch):
+    fake = types.ModuleType("vitlite.hybrid")
+    fake.build = lambda spec: {"test": Stem}[spec["stem"]](**{k: v for k, v in spec.items() if k != "stem"})
+    monkeypatch.setitem(sys.modules, "vitlite.hybrid", fake)
+    model = perturbed(ViT(SMALL, patch_embed=Stem(24)))
+    path = weights.save(model, tmp_path / "m.safetensors")
+    assert weights.info(path)["patch_embed"] == {"stem": "test", "width": 24, "kernel": (4, 4)}
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(weights.load(path)(images), model(images))
+
+
+def test_a_stem_that_cannot_be_rebuilt_is_not_saved(tmp_path):
+    model = ViT(SMALL, patch_embed=nn.Sequential(nn.Conv2d(3, 24, 4, stride=4)))
+    with pytest.raises(ValueError, match="Sequential, which load could not rebuild; use one of vitlite.hybrid.STEMS"):
+        weights.save(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_other_versions(tmp_path):
+    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
+    with safetensors.safe_open(path, "pt") as file:
+        told, state = json.loads(file.metadata()["vitlite"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    del told["patch_embed"], told["config"]["registers"], told["config"]["position"]
+    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told)})
+    assert weights.load(path).config == SMALL, "an older file, from before these were known"
+    told["config"]["flavour"] = "up"
+    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told)})
+    with pytest.raises(ValueError, match="newer vitlite: it sets flavour"):
+        weights.load(path)
 
 
 # ---- torchvision
