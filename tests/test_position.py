@@ -1,6 +1,7 @@
 """Position tables: what interpolation keeps, and that it equals the library it is named after."""
 
 import dataclasses
+import doctest
 
 import numpy as np
 import pytest
@@ -13,6 +14,12 @@ from vitlite import ViT, ViTConfig, position
 
 def table(tokens=17, width=8):
     return torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_examples_in_the_docstrings_run():
+    tried = doctest.testmod(position)
+    assert tried.attempted > 8
+    assert not tried.failed
 
 
 def test_the_learned_table_is_small_normal_noise():
@@ -253,6 +260,15 @@ def test_relative_logits_are_added_before_the_softmax():
     torch.testing.assert_close(attention(x, True)[1], weights)
 
 
+def test_relative_attention_in_bfloat16():
+    model = build(position="relative", registers=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images()).sum().backward()
+        with torch.no_grad():
+            rough = model(images())
+    assert (rough.float() - model(images())).abs().max() < 0.1
+
+
 def test_relative_attention_moves_with_the_sequence():
     """The logits of two patches depend on their offset alone."""
     keys = position.RelativeKeys(6, 0, True, embed_dim=8)
@@ -319,3 +335,21 @@ def test_an_unknown_kind_is_refused():
         ViTConfig(position="rotary")
     with pytest.raises(ValueError, match="convention is 'none'"):
         build(position="none").at_resolution(16, "none")
+
+
+@pytest.mark.parametrize("kind", ["learned-1d", "learned-2d", "sincos-2d"])
+def test_positions_of_another_grid_are_refused(kind):
+    with pytest.raises(ValueError, match="position table has shape.*check old_grid"):
+        position.at_grid(position.make(kind, (3, 4), 0, 8), (4, 4), (5, 5), 0, "jax")
+
+
+def test_what_does_not_fit_the_kinds_is_said():
+    keys = position.RelativeKeys(12, 0, True, 8)
+    with pytest.raises(ValueError, match="12 patches, old grid is 4×4"):
+        position.at_grid(keys, (4, 4), (5, 5), 0, "jax")
+    with pytest.raises(ValueError, match="new grid is 0×5"):
+        position.at_grid(keys, (3, 4), (0, 5), 0, "jax")
+    with pytest.raises(ValueError, match="kind of positions is 'rotary'"):
+        position.make("rotary", (3, 4), 0, 8)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        position.sincos_table((3, 4), 10)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import sys
 import urllib.error
 import warnings
 
@@ -178,6 +179,12 @@ def test_what_timm_cannot_express_is_refused():
     ):
         with pytest.raises(ValueError, match=f"timm's VisionTransformer has no .*{message}"):
             weights.to_timm(ViT(dataclasses.replace(base, **changes)))
+
+
+def test_without_timm_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.models.deit", None)
+    with pytest.raises(ImportError, match="install timm first"):
+        weights.to_timm(ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40)))
 
 
 @pytest.mark.parametrize("kind", ["learned-2d", "sincos-2d", "none"])

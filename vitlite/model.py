@@ -259,10 +259,8 @@ class Block(nn.Module):
     def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        relative = None
-        if config.position == "relative":
-            sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
-            relative = position.RelativeKeys(*sizes)
+        sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
+        relative = position.RelativeKeys(*sizes) if config.position == "relative" else None
         self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(config.embed_dim, config.mlp_dim, config.dropout, config.gelu)

@@ -37,8 +37,15 @@ def check_width(kind: str, embed_dim: int) -> None:
     """That the width can be cut as the kind needs it.
 
     Raises:
-        ValueError: If ``"learned-2d"`` cannot halve it, or ``"sincos-2d"`` not quarter it.
+        ValueError: If there is no such kind, if ``"learned-2d"`` cannot halve it, or ``"sincos-2d"`` not quarter it.
+
+    Example:
+        >>> check_width("learned-2d", 9)
+        Traceback (most recent call last):
+        ValueError: embed_dim is 9; learned-2d positions need a multiple of 2
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind of positions is {kind!r}; known are {', '.join(map(repr, KINDS))}")
     parts = {"learned-2d": 2, "sincos-2d": 4}.get(kind, 1)
     if embed_dim % parts or (parts == 4 and embed_dim < 8):
         least = ", at least 8" if parts == 4 else ""
@@ -57,7 +64,15 @@ def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parame
     Returns:
         The table itself for ``"learned-1d"``; a module that gives the table when called for ``"learned-2d"`` and
         ``"sincos-2d"``; None for ``"none"``, and for ``"relative"``, whose embeddings live in each attention.
+
+    Raises:
+        ValueError: If the kind is unknown, or the width cannot be cut as it needs.
+
+    Example:
+        >>> make("learned-1d", (4, 4), prefix_tokens=1, embed_dim=8).shape
+        torch.Size([1, 17, 8])
     """
+    check_width(kind, embed_dim)
     if kind == "learned-1d":
         return learned_table(prefix_tokens + grid[0] * grid[1], embed_dim)
     if kind == "learned-2d":
@@ -75,6 +90,10 @@ def learned_table(tokens: int, embed_dim: int) -> nn.Parameter:
     Returns:
         A parameter of shape ``[1, tokens, embed_dim]``, normal with standard deviation 0.02 as in the
         official code.
+
+    Example:
+        >>> learned_table(17, 8).shape
+        torch.Size([1, 17, 8])
     """
     return nn.Parameter(torch.empty(1, tokens, embed_dim).normal_(std=0.02))
 
@@ -88,6 +107,10 @@ class Learned2D(nn.Module):
         grid: Rows and columns of patches.
         prefix_tokens: How many prefix tokens carry a position.
         embed_dim: Width D of the model; even.
+
+    Example:
+        >>> Learned2D((4, 6), prefix_tokens=1, embed_dim=8)().shape
+        torch.Size([1, 25, 8])
     """
 
     def __init__(self, grid: Grid, prefix_tokens: int, embed_dim: int) -> None:
@@ -128,7 +151,15 @@ def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
 
     Returns:
         ``[1, rows * columns, D]``, float32.
+
+    Raises:
+        ValueError: If the width cannot be quartered, or is below 8.
+
+    Example:
+        >>> sincos_table((4, 6), 8).shape
+        torch.Size([1, 24, 8])
     """
+    check_width("sincos-2d", embed_dim)
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     frequencies = 10_000 ** -torch.linspace(0, 1, embed_dim // 4, dtype=torch.float64)  # [D/4]
     x, y = (place.flatten()[:, None] * frequencies for place in (columns, rows))  # [N, D/4]
@@ -141,6 +172,10 @@ class SinCos2D(nn.Module):
     Args:
         grid: Rows and columns of patches.
         embed_dim: Width D of the model; a multiple of 4, at least 8.
+
+    Example:
+        >>> SinCos2D((4, 6), 8)().shape
+        torch.Size([1, 24, 8])
     """
 
     def __init__(self, grid: Grid, embed_dim: int) -> None:
@@ -174,6 +209,11 @@ class RelativeKeys(nn.Module):
         prefix_tokens: How many tokens stand in front of the patches.
         prefix_positions: Whether those carry positions.
         embed_dim: Width D of the model: an embedding is split among the heads like any key.
+
+    Example:
+        >>> keys = RelativeKeys(num_patches=16, prefix_tokens=1, prefix_positions=True, embed_dim=8)
+        >>> keys(torch.randn(2, 4, 17, 2)).shape  # queries of 4 heads, 2 channels each
+        torch.Size([2, 4, 17, 17])
     """
 
     def __init__(self, num_patches: int, prefix_tokens: int, prefix_positions: bool, embed_dim: int) -> None:
@@ -211,6 +251,8 @@ class RelativeKeys(nn.Module):
         one with fewer columns.
         """
         rows, columns = old_grid
+        if rows * columns != self.num_patches:
+            raise ValueError(f"these keys are for {self.num_patches} patches, old grid is {rows}×{columns}")
         r, c = torch.arange(1 - rows, rows), torch.arange(1 - columns, columns)
         picture = self.offsets.detach()[(r[:, None] * columns + c + rows * columns - 1).flatten()]
         old_steps, new_steps = ((2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old_grid, new_grid))
@@ -243,8 +285,12 @@ def at_grid(
 
     Raises:
         ValueError: As ``interpolate``.
+
+    Example:
+        >>> at_grid(Learned2D((4, 4), 1, 8), (4, 4), (6, 6), prefix_tokens=1, convention="jax")().shape
+        torch.Size([1, 37, 8])
     """
-    _check_convention(convention)
+    _check(convention, new_grid)
     if positions is None:
         return None
     if isinstance(positions, nn.Parameter):
@@ -262,9 +308,11 @@ def _copied(parameter: nn.Parameter | None, *how) -> nn.Parameter | None:
     return nn.Parameter(table.clone(), requires_grad=parameter.requires_grad)
 
 
-def _check_convention(convention: str) -> None:
+def _check(convention: str, new_grid: Grid) -> None:
     if convention not in CONVENTIONS:
         raise ValueError(f"convention is {convention!r}; known are {', '.join(map(repr, CONVENTIONS))}")
+    if min(new_grid) < 1:
+        raise ValueError(f"new grid is {new_grid[0]}×{new_grid[1]}: both sides must be at least 1")
 
 
 def interpolate(
@@ -291,16 +339,18 @@ def interpolate(
 
     Raises:
         ValueError: If the table does not hold ``old_grid`` plus the prefix, or the convention is unknown.
+
+    Example:
+        >>> interpolate(torch.randn(1, 17, 8), (4, 4), (6, 6), convention="torchvision").shape
+        torch.Size([1, 37, 8])
     """
-    _check_convention(convention)
+    _check(convention, new_grid)
     rows, columns = old_grid
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[1] != prefix_tokens + rows * columns:
         raise ValueError(
             f"position table has shape {list(table.shape)}, expected [1, {prefix_tokens + rows * columns}, D]: "
             f"{prefix_tokens} prefix tokens and a grid of {rows}×{columns}; check old_grid and prefix_tokens"
         )
-    if min(new_grid) < 1:
-        raise ValueError(f"new grid is {new_grid[0]}×{new_grid[1]}: both sides must be at least 1")
     if tuple(new_grid) == tuple(old_grid):
         return table
     prefix, patches = table[:, :prefix_tokens], table[:, prefix_tokens:]

@@ -72,6 +72,13 @@ def save(
         ValueError: If the number of classes or channels does not fit the model, or its patch embedding is of a
             kind that ``load`` could not rebuild.
         OSError: If the file cannot be written; what stood there stays.
+
+    Example:
+        >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
+        >>> import tempfile
+        >>> path = save(model, Path(tempfile.mkdtemp()) / "model.safetensors", record="cifar")
+        >>> info(path)["record"], load(path).config == model.config
+        ('cifar', True)
     """
     config = model.config
     for name, given, wanted in (("classes", classes, config.num_classes), ("mean", mean, config.in_channels),
@@ -164,6 +171,11 @@ def from_torchvision(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+
+    Example:
+        >>> theirs = torchvision.models.VisionTransformer(32, 8, 1, 2, 128, 256, num_classes=5)
+        >>> from_torchvision(theirs)(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 5])
     """
     state, model = _read(source)
     told = {}
@@ -208,6 +220,12 @@ def from_timm(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+
+    Example:
+        >>> import timm  # doctest: +SKIP
+        >>> model = from_timm(timm.create_model("deit_tiny_distilled_patch16_224"))  # doctest: +SKIP
+        >>> model.config.distillation  # doctest: +SKIP
+        True
     """
     state, model = _read(source)
     norm_after = any(name.startswith("fc_norm.") for name in state)
@@ -250,6 +268,11 @@ def from_transformers(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+
+    Example:
+        >>> from transformers import ViTForImageClassification  # doctest: +SKIP
+        >>> theirs = ViTForImageClassification.from_pretrained("google/vit-base-patch16-224")  # doctest: +SKIP
+        >>> model = from_transformers(theirs)  # doctest: +SKIP
     """
     state, model = _read(source)
     state = {re.sub(r"^(vit|deit)\.", "", name): tensor for name, tensor in state.items()}
@@ -287,6 +310,9 @@ def from_npz(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+
+    Example:
+        >>> model = from_npz("ViT-B_16.npz", num_classes=10)  # doctest: +SKIP
     """
     arrays = _arrays(source) if isinstance(source, (str, Path)) else dict(source)
     prefix = next((p for p in ("opt/target/", "params/") if f"{p}embedding/kernel" in arrays), "")
@@ -313,6 +339,9 @@ def from_pretrained(name: str, *, image_size: Size | None = None, num_classes: i
     Raises:
         ValueError: If torchvision knows no such ViT.
         ConnectionError: If the weights are not in the cache and cannot be fetched.
+
+    Example:
+        >>> model = from_pretrained("vit_b_16")  # doctest: +SKIP
     """
     known = [known for known in torchvision.models.list_models() if known.startswith("vit_")]
     if name not in known:
@@ -338,6 +367,11 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
 
     Raises:
         ValueError: If torchvision's architecture cannot express the model; the message says why.
+
+    Example:
+        >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
+        >>> type(to_torchvision(model)).__name__
+        'VisionTransformer'
     """
     config = model.config
     (height, width), patch_size = pair(config.image_size), pair(config.patch_size)
@@ -366,6 +400,11 @@ def to_timm(model: ViT) -> nn.Module:
     Raises:
         ImportError: If timm is not installed.
         ValueError: If timm's architecture cannot express the model; the message says why.
+
+    Example:
+        >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
+        >>> to_timm(model)(torch.zeros(1, 3, 16, 16)).shape  # doctest: +SKIP
+        torch.Size([1, 5])
     """
     config = model.config
     _refuse("timm's VisionTransformer has no", {
