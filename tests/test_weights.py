@@ -3,8 +3,6 @@
 import dataclasses
 import doctest
 import json
-import sys
-import types
 
 import pytest
 import safetensors.torch
@@ -12,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from vitlite import ViT, ViTConfig, weights
+from vitlite import ViT, ViTConfig, hybrid, weights
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=4, mlp_dim=40)
 
@@ -77,25 +75,28 @@ def test_a_resampled_table_comes_back(tmp_path):
         assert torch.equal(again(images), model(images))
 
 
-class Stem(nn.Module):
-    def __init__(self, width, kernel=(4, 4)):
-        super().__init__()
-        self.spec = {"stem": "test", "width": width, "kernel": kernel}
-        self.convolution = nn.Conv2d(3, width, kernel, stride=4)
-
-    def forward(self, images):
-        return self.convolution(images).flatten(2).transpose(1, 2)
-
-
-def test_a_hybrid_comes_back_from_its_file(tmp_path, monkeypatch):
-    fake = types.ModuleType("vitlite.hybrid")
-    fake.build = lambda spec: {"test": Stem}[spec["stem"]](**{k: v for k, v in spec.items() if k != "stem"})
-    monkeypatch.setitem(sys.modules, "vitlite.hybrid", fake)
-    model = perturbed(ViT(SMALL, patch_embed=Stem(24)))
-    path = weights.save(model, tmp_path / "m.safetensors")
-    assert weights.info(path)["patch_embed"] == {"stem": "test", "width": 24, "kernel": (4, 4)}
+@pytest.mark.parametrize(
+    "stem",
+    [
+        lambda: hybrid.ConvStem(24, stride=4),
+        lambda: hybrid.ResNetStem(24, stride=4, norm="group"),
+        lambda: hybrid.ResNetStem(24, stride=4, norm="batch"),
+    ],
+)
+def test_a_hybrid_comes_back_from_its_file(tmp_path, stem):
+    torch.manual_seed(0)
+    model = perturbed(ViT(SMALL, patch_embed=stem())).train()
+    model(torch.randn(4, 3, 16, 16))  # a batch norm remembers
+    model.eval()
     images = torch.randn(2, 3, 16, 16)
+    path = weights.save(model, tmp_path / "m.safetensors")
+    assert weights.info(path)["patch_embed"] == model.patch_embed.spec
+    assert weights.info(path)["parameters"] == sum(p.numel() for p in model.parameters())
     assert torch.equal(weights.load(path)(images), model(images))
+    half = weights.load(weights.save(model, path, dtype=torch.bfloat16))
+    for name, tensor in model.state_dict().items():
+        wanted = tensor.bfloat16().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(half.state_dict()[name], wanted)
 
 
 def test_a_stem_that_cannot_be_rebuilt_is_not_saved(tmp_path):

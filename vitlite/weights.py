@@ -15,7 +15,6 @@ and a warning says so.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import pickle
@@ -34,6 +33,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from vitlite import hybrid
 from vitlite.files import written_whole
 from vitlite.model import PatchEmbed, Size, ViT, ViTConfig, pair
 
@@ -88,7 +88,7 @@ def save(
     told = {"config": dataclasses.asdict(config), "classes": classes, "mean": mean, "std": std, "record": record,
             "patch_embed": _spec(model.patch_embed),
             "parameters": sum(parameter.numel() for parameter in model.parameters())}  # fmt: skip
-    state = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in model.state_dict().items()}
     with written_whole(path) as beside:
         safetensors.torch.save_file(state, beside, metadata={"vitlite": json.dumps(told)})
     return Path(path)
@@ -118,8 +118,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT:
     """
     with _opened(path) as file:
         told = _told(file, path)
-        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    stem = told["patch_embed"] and importlib.import_module("vitlite.hybrid").build(told["patch_embed"])
+        state = {name: _cast(file.get_tensor(name), torch.float32) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    stem = told["patch_embed"] and hybrid.build(told["patch_embed"])
     model = ViT(told["config"], patch_embed=stem)
     fill(model, state, str(path))
     return model.to(device).eval()
@@ -905,6 +905,10 @@ def _told(file, path: str | Path) -> dict:
     if unknown:
         raise ValueError(f"{path} was written by a newer vitlite: it sets {', '.join(unknown)}; update vitlite")
     return told | {"config": ViTConfig(**config), "patch_embed": spec and _tuples(spec)}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor  # a batch norm counts in whole numbers
 
 
 def _tuples(told: dict) -> dict:
