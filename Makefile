@@ -53,7 +53,7 @@ test-unit: $(INSTALLED) ## test the library and the tools
 	@$(CPU) $(BIN)/python -m pytest -q tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
 
 test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
-	@$(CPU) $(BIN)/python -m pytest -q -n 2 --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
+	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
 
 test-pages: $(SITE) ## check the built pages, in a browser where there is one
 	@$(BIN)/python -m pytest -q -n 2 tests/test_pages.py

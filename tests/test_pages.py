@@ -61,9 +61,8 @@ def soup(page: str) -> BeautifulSoup:
     return BeautifulSoup((SITE / page).read_text(encoding="utf-8"), "html.parser")
 
 
-def test_the_book_is_built() -> None:
-    assert (SITE / "index.html").exists(), "there are no pages to check: run `make book` or `make html` first"
-    assert any(page.startswith("notebooks/") for page in PAGES)
+if not (SITE / "index.html").exists():
+    pytest.fail("there are no pages to check: run `make book` or `make html` first", pytrace=False)
 
 
 # ---------------------------------------------------------------- as files

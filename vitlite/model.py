@@ -354,7 +354,7 @@ class ViT(nn.Module):
         z, table = torch.cat([*prefix, patches], dim=1), self.position_table()  # [B, T, D]
         if table is None:
             return self.dropout(z)
-        bare = z.shape[1] - table.shape[1]  # prefix tokens without position
+        bare = self.config.prefix_tokens - self.config.table_prefix  # prefix tokens without position
         return self.dropout(z + (F.pad(table, (0, 0, bare, 0)) if bare else table))
 
     def position_table(self) -> Tensor | None:

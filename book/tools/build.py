@@ -37,7 +37,10 @@ def build() -> int:
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", SOURCE, "--path-output", ROOT]
     options = ["--all", "--quiet", "--warningiserror", "--nitpick", "--keep-going"]
-    return subprocess.run([*command, *options], check=False).returncode
+    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, text=True)
+    if run.returncode:
+        print(run.stdout)
+    return run.returncode
 
 
 def main() -> None:
