@@ -41,7 +41,7 @@ execute: $(INSTALLED) ## run every chapter in place and store its outputs
 smoke-full: $(INSTALLED) ## run every chapter as a script at full scale, on tiny data for two steps
 	@$(BIN)/python book/tools/smoke.py
 
-stamp: $(INSTALLED) ## write the address and tag of _config.yml into the first cell of each chapter
+stamp: $(INSTALLED) ## write the first cell of each chapter (address and tag: _config.yml) and tidy its file; runs nothing
 	@$(BIN)/python book/tools/stamp.py
 
 test: ## all tests: units, then chapters, then pages

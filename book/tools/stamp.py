@@ -32,12 +32,14 @@ def stamp(notebook: nbformat.NotebookNode) -> None:
 
 
 def main() -> None:
-    """Stamp every chapter that needs it."""
+    """Stamp every chapter that needs it, and tidy those that were edited, without running them."""
     for path in sorted(CHAPTERS.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+        before = path.read_text()
+        notebook = nbformat.reads(before, as_version=4)
         if not is_stamped(notebook):
             stamp(notebook)
-            write(tidy(notebook), path)
+        write(tidy(notebook), path)
+        if path.read_text() != before:
             print(f"stamped {path.name}")
 
 
