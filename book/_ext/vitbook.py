@@ -1,7 +1,12 @@
 """What the book asks of Sphinx beyond its settings."""
 
+from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.util.docutils import SphinxDirective
+
+from vitlite import records
 
 # Below a search result stands the beginning of its page, which a browser may not read from the disk.
 SEARCH_FROM_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"
@@ -33,9 +38,29 @@ def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: objec
         lines[number] = lines[number].removesuffix(text) + f": {text}"
 
 
+class ChapterCosts(SphinxDirective):
+    """A table of what each chapter costs at quick scale, out of the record ``chapters``."""
+
+    def run(self) -> list[nodes.Node]:
+        """The table, and a sentence on where and when it was measured."""
+        record = records.read("chapters")
+        hardware = record["hardware"]
+        lines = ["| chapter | seconds | memory (GB) |", "|---|--:|--:|"]
+        lines += [
+            f"| {{doc}}`../notebooks/{run['chapter']}` | {run['seconds']:.0f} | {run['peak_bytes'] / 1e9:.1f} |"
+            for run in record["runs"]
+        ]
+        where = f"{hardware['cores']} cores ({hardware['processor']})"
+        lines += ["", f"Measured on {record['date']} with {where}, without a GPU."]
+        parent = nodes.Element()
+        self.state.nested_parse(StringList(lines, "record chapters"), self.content_offset, parent)
+        return parent.children
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.add_css_file("book.css")
+    app.add_directive("chapter-costs", ChapterCosts)
     app.add_js_file(None, body=SEARCH_FROM_DISK)
     app.connect("config-inited", drop_launch_buttons)
     app.connect("config-inited", drop_thebe)
