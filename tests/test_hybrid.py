@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -73,7 +74,6 @@ def test_r50_vit_b16_has_as_many_parameters_as_timms():
 
 
 def test_r50_computes_what_timms_does():
-    timm = pytest.importorskip("timm", reason="timm is not installed")
     theirs = timm.create_model("vit_base_r50_s16_224").patch_embed.backbone.eval()
     perturbed(theirs)
     ours, state = R50().trunk, {}

@@ -5,8 +5,10 @@ import doctest
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from vitlite import ViT, ViTConfig, position
@@ -75,7 +77,6 @@ def flat(resized):
 @pytest.mark.parametrize(("old_grid", "new_grid"), GRIDS)
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
 def test_the_timm_convention_is_timms(old_grid, new_grid, prefix):
-    timm = pytest.importorskip("timm")
     old = table(prefix + old_grid[0] * old_grid[1])
     theirs = timm.layers.resample_abs_pos_embed(old, list(new_grid), list(old_grid), num_prefix_tokens=prefix)
     ours = position.interpolate(old, old_grid, new_grid, prefix, convention="timm")
@@ -84,7 +85,6 @@ def test_the_timm_convention_is_timms(old_grid, new_grid, prefix):
 
 @pytest.mark.parametrize(("old_grid", "new_grid"), GRIDS)
 def test_the_timm_npz_convention_is_its_npz_loaders(old_grid, new_grid):
-    timm = pytest.importorskip("timm")
     old, how = table(1 + old_grid[0] * old_grid[1]), {"interpolation": "bilinear", "antialias": False}
     theirs = timm.layers.resample_abs_pos_embed(old, list(new_grid), list(old_grid), **how)
     ours = position.interpolate(old, old_grid, new_grid, convention="timm-npz")
@@ -93,7 +93,6 @@ def test_the_timm_npz_convention_is_its_npz_loaders(old_grid, new_grid):
 
 @pytest.mark.parametrize(("old_grid", "new_grid"), GRIDS)
 def test_the_jax_convention_is_scipys_linear_zoom(old_grid, new_grid):
-    ndimage = pytest.importorskip("scipy.ndimage")
     old = table(1 + old_grid[0] * old_grid[1])
     factors = (*(new / old for new, old in zip(new_grid, old_grid, strict=True)), 1)
     theirs = ndimage.zoom(old[0, 1:].unflatten(0, old_grid).numpy(), factors, order=1)

@@ -9,8 +9,10 @@ import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
+import transformers
 from torch import nn
 
 from vitlite import ViT, ViTConfig, weights
@@ -58,7 +60,6 @@ TIMM = {
 
 
 def timm_vit(distilled=False, **changes):
-    timm = pytest.importorskip("timm")
     kind = (
         timm.models.deit.VisionTransformerDistilled if distilled else timm.models.vision_transformer.VisionTransformer
     )
@@ -150,7 +151,6 @@ def test_what_timm_has_and_we_cannot_express_is_refused_by_name(changes, message
 
 
 def test_other_parts_of_timm_are_refused_by_name():
-    timm = pytest.importorskip("timm")
     for changes, message in (
         ({"block_fn": timm.models.vision_transformer.ResPostBlock}, "ResPostBlock"),
         ({"mlp_layer": timm.layers.SwiGLU}, "SwiGLU"),
@@ -169,7 +169,6 @@ def test_other_parts_of_timm_are_refused_by_name():
 
 
 def test_what_timm_cannot_express_is_refused():
-    pytest.importorskip("timm")
     base = ViTConfig(16, 4, 3, 5, 24, 1, 3, 40)
     for changes, message in (
         ({"head": "mlp"}, "hidden layer"),
@@ -190,7 +189,6 @@ def test_without_timm_it_is_said(monkeypatch):
 @pytest.mark.parametrize("kind", ["learned-2d", "sincos-2d", "none"])
 @pytest.mark.parametrize("changes", [{"registers": 1}, {"distillation": True}])
 def test_any_table_of_positions_goes_out(kind, changes):
-    pytest.importorskip("timm")
     ours = perturbed(ViT(ViTConfig(16, 4, 3, 5, 24, 2, 3, 41, position=kind, gelu="tanh", **changes)))
     same(ours, weights.to_timm(ours))
 
@@ -209,7 +207,6 @@ def loud(call, *messages):
 
 
 def test_another_resolution_and_class_count_on_request():
-    timm = pytest.importorskip("timm")
     theirs = timm_vit(reg_tokens=2)
     bigger = loud(lambda: weights.from_timm(theirs, image_size=(24, 16)), "16×16.*resampled for 24×16.*'timm'")
     theirs.set_input_size((24, 16))
@@ -300,7 +297,6 @@ TRANSFORMERS = {
 
 
 def hf_vit(kind="ViTForImageClassification", **changes):
-    transformers = pytest.importorskip("transformers")
     config = transformers.DeiTConfig if kind.startswith("DeiT") else transformers.ViTConfig
     return perturbed(getattr(transformers, kind)(config(**(HF | changes))))
 
@@ -346,7 +342,6 @@ def test_transformers_at_another_resolution_is_its_own_interpolation():
 
 
 def test_a_backbone_of_transformers_gets_a_new_head():
-    transformers = pytest.importorskip("transformers")
     theirs = perturbed(transformers.ViTModel(transformers.ViTConfig(**HF)))
     with pytest.raises(ValueError, match="without a head; pass num_classes="):
         weights.from_transformers(theirs)
@@ -356,7 +351,6 @@ def test_a_backbone_of_transformers_gets_a_new_head():
 
 
 def test_what_transformers_has_and_we_cannot_express_is_refused():
-    transformers = pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="hidden_act='quick_gelu'"):
         weights.from_transformers(hf_vit(hidden_act="quick_gelu"))
     small = {key: value for key, value in HF.items() if key != "intermediate_size"}
