@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from vitlite import experiments, records
+from vitlite import experiments, records, weights
 from vitlite.__main__ import main
+from vitlite.resnet import ResNet, ResNetConfig
 
 TINY = ["--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--mlp-dim", "32", "--device", "cpu"]
 
@@ -61,6 +62,14 @@ def test_evaluate_refuses_other_classes(tmp_path, images, capsys):
         np.savez(tmp_path / "other.npz", **(dict(arrays) | {"classes": np.array(["night", "day"])}))
     assert main(["evaluate", str(model), "--data", str(tmp_path / "other.npz")]) == 1
     assert "trained on the classes dark, bright" in capsys.readouterr().err
+
+
+def test_evaluate_and_info_of_a_resnet(tmp_path, images, capsys):
+    path = weights.save(ResNet(ResNetConfig(num_classes=2, width=4, blocks=1)), tmp_path / "model.safetensors")
+    assert main(["info", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["width"] == 4
+    assert main(["evaluate", str(path), "--data", str(images)]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 50
 
 
 def test_every_experiment_has_a_full_card():

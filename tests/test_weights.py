@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from vitlite import ViT, ViTConfig, hybrid, weights
+from vitlite.resnet import ResNet, ResNetConfig
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=4, mlp_dim=40)
 
@@ -99,6 +100,31 @@ def test_a_hybrid_comes_back_from_its_file(tmp_path, stem):
         assert torch.equal(half.state_dict()[name], wanted)
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_resnet_comes_back_from_its_file(tmp_path, norm):
+    torch.manual_seed(0)
+    model = perturbed(ResNet(ResNetConfig(in_channels=1, num_classes=5, width=8, blocks=2, norm=norm))).train()
+    model(torch.randn(4, 1, 16, 16))  # a batch norm remembers
+    path = weights.save(model.eval(), tmp_path / "m.safetensors", classes=list("abcde"), mean=[0.5], std=[0.2])
+    told, again = weights.info(path), weights.load(path)
+    assert (told["model"], told["config"], told["classes"]) == ("ResNet", model.config, list("abcde"))
+    assert told["parameters"] == sum(p.numel() for p in model.parameters())
+    assert type(again) is ResNet
+    assert not again.training
+    images = torch.randn(2, 1, 20, 16)
+    assert torch.equal(again(images), model(images))
+    half = weights.load(weights.save(model, path, dtype=torch.bfloat16))
+    for name, tensor in model.state_dict().items():
+        wanted = tensor.bfloat16().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(half.state_dict()[name], wanted)
+
+
+def test_a_model_of_another_kind_is_not_saved(tmp_path):
+    with pytest.raises(TypeError, match="model is a Linear; expected vitlite's ViT or ResNet"):
+        weights.save(nn.Linear(1, 1), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stem_that_cannot_be_rebuilt_is_not_saved(tmp_path):
     model = ViT(SMALL, patch_embed=nn.Sequential(nn.Conv2d(3, 24, 4, stride=4)))
     with pytest.raises(ValueError, match="Sequential, which load could not rebuild; use one of vitlite.hybrid.STEMS"):
@@ -110,12 +136,15 @@ def test_files_of_other_versions(tmp_path):
     path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
     with safetensors.safe_open(path, "pt") as file:
         told, state = json.loads(file.metadata()["vitlite"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-    del told["patch_embed"], told["config"]["registers"], told["config"]["position"]
+    del told["model"], told["patch_embed"], told["config"]["registers"], told["config"]["position"]
     safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told)})
     assert weights.load(path).config == SMALL, "an older file, from before these were known"
     told["config"]["flavour"] = "up"
     safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told)})
-    with pytest.raises(ValueError, match="newer vitlite: it sets flavour"):
+    with pytest.raises(ValueError, match="newer vitlite: it holds flavour"):
+        weights.load(path)
+    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told | {"model": "Mixer"})})
+    with pytest.raises(ValueError, match="newer vitlite: it holds a Mixer"):
         weights.load(path)
 
 

@@ -97,7 +97,8 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     told = weights.info(options.model)
     model, config = weights.load(options.model, options.device), told["config"]
-    split = getattr(data.load(options.data, image_size=config.image_size), options.split)
+    image_size = getattr(config, "image_size", None)  # any size will do for a ResNet
+    split = getattr(data.load(options.data, image_size=image_size), options.split)
     if told["classes"] and list(told["classes"]) != list(split.classes):
         raise ValueError(
             f"{options.model} was trained on the classes {', '.join(told['classes'])}; {options.data} has "

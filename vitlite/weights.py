@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from vitlite import hybrid
 from vitlite.files import written_whole
 from vitlite.model import PatchEmbed, Size, ViT, ViTConfig, pair
+from vitlite.resnet import ResNet, ResNetConfig
 
 __all__ = [
     "fill", "from_npz", "from_pretrained", "from_timm", "from_torchvision", "from_transformers", "info", "load", "save",
@@ -46,9 +47,12 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 
 # ---- our own files
 
+# The models that a file can hold, by the name that stands in it.
+MODELS = {"ViT": (ViT, ViTConfig), "ResNet": (ResNet, ResNetConfig)}
+
 
 def save(
-    model: ViT,
+    model: ViT | ResNet,
     path: str | Path,
     *,
     classes: Sequence[str] | None = None,
@@ -60,7 +64,8 @@ def save(
     """Write a model as one safetensors file; it appears whole or not at all.
 
     Args:
-        model: The model, with the patch embedding of the paper or one that ``vitlite.hybrid`` can build again.
+        model: A ViT, with the patch embedding of the paper or one that ``vitlite.hybrid`` can build again, or a
+            ResNet.
         path: Where to; ``.safetensors`` by custom.
         classes: Name of each class, in the order of the logits.
         mean: Mean of each channel that images are normalised with, on the scale where white is 1.
@@ -69,6 +74,7 @@ def save(
         dtype: Store in this precision, for example ``torch.bfloat16``; by default as it is.
 
     Raises:
+        TypeError: If the model is of another kind.
         ValueError: If the number of classes or channels does not fit the model, or its patch embedding is of a
             kind that ``load`` could not rebuild.
         OSError: If the file cannot be written; what stood there stays.
@@ -80,13 +86,17 @@ def save(
         >>> info(path)["record"], load(path).config == model.config
         ('cifar', True)
     """
-    config = model.config
+    kind, config = type(model).__name__, getattr(model, "config", None)
+    if MODELS.get(kind) != (type(model), type(config)):
+        raise TypeError(
+            f"model is a {kind}; expected vitlite's {' or '.join(MODELS)}; of another, keep model.state_dict()"
+        )
     for name, given, wanted in (("classes", classes, config.num_classes), ("mean", mean, config.in_channels),
                                 ("std", std, config.in_channels)):  # fmt: skip
         if given is not None and len(given) != wanted:
             raise ValueError(f"{name} has {len(given)} entries; the model has {wanted}")
-    told = {"config": dataclasses.asdict(config), "classes": classes, "mean": mean, "std": std, "record": record,
-            "patch_embed": _spec(model.patch_embed),
+    told = {"model": kind, "config": dataclasses.asdict(config), "classes": classes, "mean": mean, "std": std,
+            "record": record, "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
             "parameters": sum(parameter.numel() for parameter in model.parameters())}  # fmt: skip
     state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in model.state_dict().items()}
     with written_whole(path) as beside:
@@ -98,8 +108,9 @@ def info(path: str | Path) -> dict:
     """What a file says of its model, read without its weights.
 
     Returns:
-        ``config`` (a ``ViTConfig``), ``classes``, ``mean``, ``std``, ``record``, ``patch_embed`` (what a hybrid's
-        stem is built from, or None), ``parameters`` (how many) and ``dtype`` (as stored).
+        ``model`` (``"ViT"`` or ``"ResNet"``), ``config`` (its ``ViTConfig`` or ``ResNetConfig``), ``classes``,
+        ``mean``, ``std``, ``record``, ``patch_embed`` (what a hybrid's stem is built from, or None), ``parameters``
+        (how many) and ``dtype`` (as stored).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -109,8 +120,8 @@ def info(path: str | Path) -> dict:
         return _counted(file) | _told(file, path)  # an older file does not tell its parameters
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> ViT:
-    """Rebuild a model from a file that ``save`` wrote: in float32, in evaluation mode.
+def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
+    """Rebuild a model, of the kind it was, from a file that ``save`` wrote: in float32, in evaluation mode.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -119,8 +130,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT:
     with _opened(path) as file:
         told = _told(file, path)
         state = {name: _cast(file.get_tensor(name), torch.float32) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    stem = told["patch_embed"] and hybrid.build(told["patch_embed"])
-    model = ViT(told["config"], patch_embed=stem)
+    stem = {"patch_embed": hybrid.build(told["patch_embed"])} if told["patch_embed"] else {}
+    model = MODELS[told["model"]][0](told["config"], **stem)
     fill(model, state, str(path))
     return model.to(device).eval()
 
@@ -899,12 +910,13 @@ def _told(file, path: str | Path) -> dict:
             f"{path} carries no description of a vitlite model; expected a file written by vitlite.weights.save "
             "(a run's own checkpoint is for its Trainer alone)"
         )
-    told = json.loads(told)
-    config, spec = _tuples(told["config"]), told.get("patch_embed")
-    unknown = sorted(config.keys() - {field.name for field in dataclasses.fields(ViTConfig)})
+    told = {"model": "ViT", "patch_embed": None} | json.loads(told)  # an older file does not tell these
+    name, config, spec = told["model"], _tuples(told["config"]), told["patch_embed"]
+    kind = MODELS[name][1] if name in MODELS else None
+    unknown = sorted(config.keys() - {field.name for field in dataclasses.fields(kind)}) if kind else [f"a {name}"]
     if unknown:
-        raise ValueError(f"{path} was written by a newer vitlite: it sets {', '.join(unknown)}; update vitlite")
-    return told | {"config": ViTConfig(**config), "patch_embed": spec and _tuples(spec)}
+        raise ValueError(f"{path} was written by a newer vitlite: it holds {', '.join(unknown)}; update vitlite")
+    return told | {"config": kind(**config), "patch_embed": spec and _tuples(spec)}
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
