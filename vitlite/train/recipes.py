@@ -88,7 +88,7 @@ RECIPES = {
         # CIFAR-10 from scratch on a CPU, in two stages: most steps on images shrunk to 24 pixels, where a step costs
         # half, then the rest at 32 pixels. Accuracy and time stand in the record `train_cifar10`.
         Recipe("cifar10-small", steps=17_500, learning_rate=2e-3, warmup_steps=1_000, label_smoothing=0.1,
-               crop_padding=3, validate_every=700),
+               crop_padding=3, cutmix=0.5, validate_every=700),
         Recipe("cifar10-small-finetune", steps=7_000, learning_rate=1e-3, warmup_steps=200, label_smoothing=0.1,
                crop_padding=4, cutmix=0.5, validate_every=700),
     )
