@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from vitlite import ViT, ViTConfig, files
 from vitlite.data import Split, Splits
 from vitlite.train import Recipe, Trainer, evaluate, objectives, recipes
-from vitlite.train import trainer as trainer_module
+from vitlite.train import device as device_module
 
 RECIPE = Recipe(
     "try", steps=30, batch_size=16, learning_rate=3e-3, warmup_steps=3, crop_padding=1, cutmix=0.2, validate_every=10
@@ -217,11 +217,11 @@ def test_reduced_precision_follows_the_device(monkeypatch):
         ({}, None),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda a=abilities: a, raising=False)
-        assert trainer_module.autocast_dtype(cpu) == expected
+        assert device_module.autocast_dtype(cpu) == expected
     for capability, expected in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert trainer_module.autocast_dtype(torch.device("cuda")) == expected
-    assert trainer_module.autocast_dtype(torch.device("mps")) is None
+        assert device_module.autocast_dtype(torch.device("cuda")) == expected
+    assert device_module.autocast_dtype(torch.device("mps")) is None
 
 
 # ---- stopping and going on
@@ -277,7 +277,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     path = tmp_path / "run.safetensors"
 
     def press(trainer, moment):
-        if trainer.step == 12:
+        if (trainer.step, moment) == (12, "step"):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
 

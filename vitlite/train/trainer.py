@@ -1,5 +1,9 @@
 """The training loop: it knows tensors, a model and a recipe, and nothing of what the model is.
 
+Read ``Trainer.fit`` first, then ``_train_step``: that is the whole of it. What stands around them has a file each:
+which images a step sees (``batches``), what the device can do (``device``), averaged weights (``average``), saving and
+resuming (``checkpoint``), several processes (``distributed``), what is told (``history``, ``callbacks``).
+
 All randomness of step t (which images, which crops, which dropped paths) follows from the seed and t alone.
 So a run that was killed and resumed does exactly what it would have done.
 """
@@ -8,34 +12,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from vitlite.data.augment import cutmix, normalise, random_crop, random_flip
+from vitlite.data.augment import normalise
 from vitlite.data.datasets import Split, Splits
-from vitlite.files import written_whole
-from vitlite.train import objectives, recipes
+from vitlite.train import checkpoint as checkpoints
+from vitlite.train import distributed, objectives, recipes
+from vitlite.train.average import Average
+from vitlite.train.batches import Batches, stream
+from vitlite.train.callbacks import Callback, Progress
+from vitlite.train.device import autocast_dtype, compiled, compiling_pays, default_device
+from vitlite.train.history import VAL_LINES, Log, empty
 from vitlite.train.recipes import Recipe
 
-__all__ = ["Evaluation", "Trainer", "autocast_dtype", "evaluate"]
-
-Callback = Callable[["Trainer", str], None]
-
-# What the history keeps, a list each: at every log step, and at every validation.
-LINES = ("step", "loss", "train_accuracy", "learning_rate", "images_per_second")
-VAL_LINES = ("val_step", "val_loss", "val_accuracy")
+__all__ = ["Evaluation", "Trainer", "evaluate"]
 
 
 class Evaluation(NamedTuple):
@@ -43,19 +42,6 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The reduced precision in which this device gains time, or None.
-
-    CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu":
-        abilities = getattr(torch.cpu, "get_capabilities", dict)()
-        return torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else None
-    return None
 
 
 @torch.inference_mode()
@@ -70,14 +56,20 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch
 
     Returns:
         Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
+
+    Example:
+        >>> from vitlite import ViT, ViTConfig, data
+        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
+        >>> round(evaluate(model, data.load("scenes", train_images=10, held_out=10).test).loss, 4)  # ln 10
+        2.3026
     """
-    device, training = next(model.parameters()).device, model.training
+    where, training = next(model.parameters()).device, model.training
     model.eval()
     loss = right = 0.0
     for start in range(0, len(split), batch_size):
-        labels = split.labels[start : start + batch_size].to(device)
-        images = normalise(split.images[start : start + batch_size].to(device), split.mean, split.std)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        labels = split.labels[start : start + batch_size].to(where)
+        images = normalise(split.images[start : start + batch_size].to(where), split.mean, split.std)
+        with torch.autocast(where.type, dtype, enabled=dtype is not None):
             batch_loss, batch_right = objectives.classify()(model, images, labels)
         loss += batch_loss.item() * len(labels)
         right += batch_right.item()
@@ -85,26 +77,53 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch
     return Evaluation(loss / len(split), right / len(split))
 
 
+class Learner(nn.Module):
+    """The model and what is asked of it as one module, for torch to compile and to share between processes."""
+
+    def __init__(self, model: nn.Module, objective: objectives.Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss, and the number of right answers."""
+        return self.objective(self.model, images, targets)
+
+
 class Trainer:
-    """Train a model by a recipe.
+    """Train a model by a recipe, on a CPU or on CUDA devices; Apple's MPS should work and is untested.
+
+    At the end the model has the weights of the last step; their running average, if the recipe has ``average``; or, if
+    it has ``keep_best``, those of either that did best on the validation images. ``kept`` says which.
+
+    Under ``torchrun``, inside ``distributed.joined``, each process trains on its part of every batch. All must be given
+    the same arguments and equal models, and see the same checkpoint file, which the first of them writes.
 
     Args:
         model: Any module from images ``[B, C, H, W]`` to logits ``[B, classes]``; it is trained in place.
         recipe: How to train.
         seed: One seed makes one result on one machine.
         device: Where to train; by default CUDA if there is one, else the CPU.
-        objective: What to ask of the model; classification with the recipe's label smoothing by default.
+        objective: What to ask of the model; classification with the recipe's label smoothing by default. If it is a
+            module, its own parameters are trained too.
         checkpoint: A file to save the run in and, if it is there, to resume it from.
         checkpoint_every: Steps between two saves, rounded up to whole lines of the history.
-        autocast: Compute in reduced precision where the device gains from it (``autocast_dtype``).
-        callbacks: Functions called with the trainer and the moment: ``"step"``, ``"validate"`` or ``"end"``.
+        autocast: Compute in reduced precision where the device gains from it (``device.autocast_dtype``).
+        compile: Compile the model, if that works; by default where it pays (``device.compiling_pays``).
+        callbacks: Functions called with the trainer and the moment; see ``callbacks``.
         progress: Show a progress bar; by default only in a terminal.
 
     Attributes:
         history: What happened, as plain lists: ``step``, ``loss``, ``train_accuracy`` (on augmented images),
-            ``learning_rate``, ``images_per_second``; ``val_step``, ``val_loss``, ``val_accuracy``; and ``seconds`` so
-            far, as one number.
+            ``learning_rate``, ``images_per_second``; ``val_step``, ``val_loss``, ``val_accuracy``; and as one number
+            each ``kept_step``, the step whose weights were kept, and the ``seconds`` so far.
         step: Steps done.
+
+    Example:
+        >>> from vitlite import ViT, ViTConfig, data
+        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
+        >>> trainer = Trainer(model, Recipe("try", steps=2, batch_size=8, keep_best=True), device="cpu")
+        >>> trainer.fit(data.load("scenes", train_images=20, held_out=10))["step"], trainer.kept
+        ([1, 2], 'weights of step 2, the best on validation')
     """
 
     def __init__(
@@ -118,21 +137,26 @@ class Trainer:
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 1000,
         autocast: bool = True,
+        compile: bool | None = None,
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.world = distributed.world()
+        self.device = torch.device(device) if device else default_device()
         self.model, self.recipe, self.seed = model.to(self.device), recipe, seed
-        self.objective = objective or objectives.classify(recipe.label_smoothing)
-        self.checkpoint = Path(checkpoint) if checkpoint else None
-        self.callbacks, self.progress = list(callbacks), progress
-        self.optimizer = recipes.optimizer(model, recipe)
+        self.learner: nn.Module = Learner(model, objective or objectives.classify(recipe.label_smoothing))
+        self.learner.to(self.device)
+        self.optimizer = recipes.optimizer(self.learner, recipe)
+        self.average = Average(model, recipe.average) if recipe.average else None
+        self.best: dict[str, Tensor] = {}  # weights of the best validation, if the recipe keeps them
         self.dtype = autocast_dtype(self.device) if autocast else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.compile = compiling_pays(self.device, recipe.steps) if compile is None else compile
+        self.checkpoint = Path(checkpoint) if checkpoint else None
         self.log_every = max(1, recipe.steps // 200)
         self.checkpoint_every = math.ceil(checkpoint_every / self.log_every) * self.log_every
-        self.step = 0
-        self.history: dict = {name: [] for name in LINES + VAL_LINES} | {"seconds": 0.0}
+        self.callbacks, self.progress = list(callbacks), progress
+        self.step, self.history = 0, empty()
 
     def fit(self, data: Splits) -> dict:
         """Train to the recipe's last step, resuming from the checkpoint if there is one.
@@ -146,113 +170,165 @@ class Trainer:
         Raises:
             FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays
                 at the last good save.
-            ValueError: If the checkpoint belongs to another run.
+            ValueError: If the checkpoint belongs to another run, or the batch cannot be cut as asked for.
+            RuntimeError: If another process of the run died or is silent.
             KeyboardInterrupt: After Ctrl-C, once the run is saved.
         """
-        if self.checkpoint and self.checkpoint.exists():
-            self._resume()
+        self._resume(len(data.train))
         train, validation = data.train.to(self.device), data.validation.to(self.device)
-        batches = self._batches(train)
+        batches = Batches(train, self.recipe, self.seed)
         rng_devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(rng_devices), _ctrl_c() as stopped, self._bar() as bar:
+        with (
+            torch.random.fork_rng(rng_devices),
+            self._interrupted() as stopped,
+            self._listeners() as tell,
+            distributed.contact(self),
+        ):
             self.model.train()
-            log = _Log(self.device)
+            log = Log(self.device)
+            learner = self._fast_and_shared(batches)
             while self.step < self.recipe.steps:
-                loss, right = self._train_step(*next(batches))
+                loss, right = self._train_step(learner, *batches[self.step])
                 self.step += 1
-                log.add(loss, right, self._batch_size(train), self.step)
+                log.add(loss, right, batches.size)
                 last = self.step == self.recipe.steps or stopped.is_set()
-                if self.step % self.log_every == 0 or last or self.device.type == "cpu":
-                    log.check()
-                if self.step % self.log_every == 0 or last:
-                    self._write_log(log, bar)
+                line = last or self.step % self.log_every == 0
+                if line or self.device.type == "cpu":  # elsewhere a look at the loss would make the device wait
+                    log.check(self.step)
+                if line:
+                    log.line(self.history, self.step, recipes.learning_rate(self.recipe, self.step - 1))
+                    tell("log")
                 if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
-                    self._validate(validation, log, bar)
-                if self.checkpoint and (self.step % self.checkpoint_every == 0 or last):
+                    log.pause(self._validate(validation))
+                    tell("validate")
+                if last or self.step % self.checkpoint_every == 0:
                     self._save()
-                self._call("step")
-                bar.update()
+                tell("step")
                 if stopped.is_set():
                     raise KeyboardInterrupt(self._stop_message())
-        self._call("end")
+            self._keep()
+            tell("end")
         return self.history
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model whose weights are validated: the averaged one where the recipe averages, else the model itself."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def kept(self) -> str:
+        """Which weights the model has once training is over, in words."""
+        kind = "averaged weights" if self.recipe.average else "weights"
+        why = "the best on validation" if self.recipe.keep_best else "the last"
+        return f"{kind} of step {self.history['kept_step']}, {why}"
 
     # ---- one step
 
-    def _train_step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_step(self, learner: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One update from a whole batch, of which this process takes its pieces, one after the other.
+
+        Returns:
+            The mean loss over these pieces, and the number of right answers.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = recipes.learning_rate(self.recipe, self.step)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            loss, right = self.objective(self.model, images, targets)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        loss, right = torch.zeros(2, device=self.device)
+        pieces = self._pieces(len(images))
+        for index, part in pieces.items():
+            torch.manual_seed(stream(self.seed, "step", self.step, index))  # what dropout and drop path draw from
+            with distributed.exchanging(learner, index == max(pieces)):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    piece_loss, piece_right = learner(images[part], targets[part])
+                self.scaler.scale(piece_loss / len(pieces)).backward()
+            loss += piece_loss.detach() / len(pieces)
+            right += piece_right
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach(), right
+        if self.average:
+            self.average.update(self.model, self.step)
+        return loss, right
 
-    def _batches(self, train: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised batches from ``self.step`` on: each epoch is a fresh permutation, its rest dropped."""
-        size, epoch, order = self._batch_size(train), -1, None
-        per_epoch = len(train) // size
-        while True:
-            if self.step // per_epoch != epoch:
-                epoch = self.step // per_epoch
-                order = torch.randperm(len(train), generator=self._generator("epoch", epoch)).to(self.device)
-            start = self.step % per_epoch * size
-            chosen = order[start : start + size]
-            generator = self._generator("step", self.step)
-            torch.manual_seed(generator.initial_seed())  # dropout and drop path draw from torch's own state
-            yield self._augment(train.images[chosen], train.labels[chosen], generator, train)
+    def _pieces(self, count: int) -> dict[int, slice]:
+        """The pieces of a batch of ``count`` images that are this process's, by their number in the whole batch.
 
-    def _augment(
-        self, images: Tensor, targets: Tensor, generator: torch.Generator, split: Split
-    ) -> tuple[Tensor, Tensor]:
-        if self.recipe.crop_padding:
-            images = random_crop(images, self.recipe.crop_padding, generator)
-        if self.recipe.flip:
-            images = random_flip(images, generator)
-        if self.recipe.cutmix:
-            images, targets = cutmix(images, targets, len(split.classes), self.recipe.cutmix, generator)
-        return normalise(images, split.mean, split.std), targets
+        Each piece draws its own random numbers, so it does not matter which process gets it.
+        """
+        rank, size = self.world
+        at_once = min(self.recipe.micro_batch or max(1, count // size), count)
+        number, rest = divmod(count, at_once)
+        if rest or number % size:
+            raise ValueError(
+                f"a batch of {count} images in pieces of {at_once} cannot be shared evenly by {size} process(es); "
+                "choose batch_size and micro_batch so that it can"
+            )
+        share = number // size
+        return {i: slice(i * at_once, (i + 1) * at_once) for i in range(rank * share, (rank + 1) * share)}
 
-    def _batch_size(self, train: Split) -> int:
-        return min(self.recipe.batch_size, len(train))
+    def _fast_and_shared(self, batches: Batches) -> nn.Module:
+        """What takes the steps: the learner, compiled where that was asked for, shared where there are processes."""
+        learner = self.learner
+        if self.compile and self.step < self.recipe.steps:
+            images, targets = batches[self.step]
+            part = next(iter(self._pieces(len(images)).values()))
+            learner = compiled(learner, images[part], targets[part], self.dtype)
+        return distributed.shared(learner)
 
-    def _generator(self, what: str, number: int) -> torch.Generator:
-        """A random generator for one epoch or one step: a different stream for each, the same on every machine."""
-        stream = {"epoch": 0, "step": 1}[what]
-        return torch.Generator().manual_seed((self.seed * 2 + stream) * 10**9 + number)
+    # ---- validating and telling
 
-    # ---- what is told
-
-    def _write_log(self, log: _Log, bar: tqdm) -> None:
-        loss, accuracy, speed, seconds = log.flush()
-        rate = recipes.learning_rate(self.recipe, self.step - 1)
-        self.history["seconds"] += seconds
-        for name, value in zip(LINES, (self.step, loss, accuracy, rate, speed), strict=True):
-            self.history[name].append(value)
-        bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:.0f} images/s")
-
-    def _validate(self, validation: Split, log: _Log, bar: tqdm) -> None:
+    def _validate(self, validation: Split) -> float:
+        """Add a validation to the history, note the weights if they are the best; returns the seconds it took."""
         began = time.perf_counter()
-        result = evaluate(self.model, validation, dtype=self.dtype)
+        result = evaluate(self.validated, validation, dtype=self.dtype)
+        if not self.recipe.keep_best or result.accuracy > max(self.history["val_accuracy"], default=-1.0):
+            self.history["kept_step"] = self.step
+            if self.recipe.keep_best:
+                self.best = {name: tensor.clone() for name, tensor in self.validated.state_dict().items()}
         for name, value in zip(VAL_LINES, (self.step, *result), strict=True):
             self.history[name].append(value)
-        bar.set_description(f"validation {result.accuracy:.1%}")
-        log.began += time.perf_counter() - began  # not training time
-        self.history["seconds"] += time.perf_counter() - began
-        self._call("validate")
+        seconds = time.perf_counter() - began
+        self.history["seconds"] += seconds
+        return seconds
 
-    def _call(self, moment: str) -> None:
-        for callback in self.callbacks:
-            callback(self, moment)
+    def _keep(self) -> None:
+        """Put the weights that are kept into the model."""
+        if self.best or self.average:
+            self.model.load_state_dict(self.best or self.validated.state_dict())
 
-    def _bar(self) -> tqdm:
-        hidden = None if self.progress is None else not self.progress  # None: shown in a terminal only
-        return tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=hidden)
+    @contextlib.contextmanager
+    def _listeners(self) -> Iterator[Callback]:
+        """A function that tells the callbacks and the progress bar of a moment; the first process alone does."""
+        bar = Progress(self.progress)
+
+        def tell(moment: str) -> None:
+            for callback in (*self.callbacks, bar) if self.world.rank == 0 else ():
+                callback(self, moment)
+
+        with contextlib.closing(bar):
+            yield tell
+
+    # ---- stopping, saving and resuming
+
+    @contextlib.contextmanager
+    def _interrupted(self) -> Iterator[threading.Event]:
+        """Turn the first Ctrl-C into a flag, so that the step under way can finish; the second interrupts at once."""
+        stopped = threading.Event()
+        if threading.current_thread() is not threading.main_thread() or self.world.size > 1:
+            yield stopped
+            return
+
+        def note(*_) -> None:
+            stopped.set()
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield stopped
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _stop_message(self) -> str:
         saved = (
@@ -262,95 +338,37 @@ class Trainer:
         )
         return f"stopped after step {self.step} of {self.recipe.steps}, {saved}"
 
-    # ---- saving and resuming
-
     def _save(self) -> None:
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        told = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self._identity()}
-        with written_whole(self.checkpoint) as path:
-            safetensors.torch.save_file(state, path, metadata={"trainer": json.dumps(told)})
+        if self.checkpoint is None or self.world.rank > 0:
+            return
+        moments = {
+            f"{index}.{name}": tensor
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        average = self.average.model.state_dict() if self.average else {}
+        told = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self.run}
+        parts = {"learner": self.learner.state_dict(), "average": average, "best": self.best, "optimizer": moments}
+        checkpoints.save(self.checkpoint, told, **parts)
 
-    def _resume(self) -> None:
-        with safetensors.safe_open(self.checkpoint, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("trainer", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        here = json.loads(json.dumps(self._identity()))
-        if told.get("run") != here:
-            then = told.get("run") or {}
-            differ = ", ".join(f"{k}: {then.get(k)!r} there, {here[k]!r} here" for k in here if then.get(k) != here[k])
-            raise ValueError(
-                f"checkpoint {self.checkpoint} belongs to another run ({differ}); "
-                "give this run another checkpoint path, or remove that file to start afresh"
-            )
-        self.model.load_state_dict(_part(state, "model."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part(state, "optimizer.").items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.scaler.load_state_dict(told["scaler"])
-        self.step, self.history = told["step"], told["history"]
-
-    def _identity(self) -> dict:
-        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        return {"seed": self.seed, "recipe": dataclasses.asdict(self.recipe), "model": shapes}
-
-
-class _Log:
-    """Sums over the steps since the last line of the history, kept on the device so that nothing waits for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.bad_step = torch.tensor(-1, device=device)
-        self.restart()
-
-    def restart(self) -> None:
-        self.loss, self.right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        self.steps = self.images = 0
-        self.began = time.perf_counter()
-
-    def add(self, loss: Tensor, right: Tensor, images: int, step: int) -> None:
-        self.loss += loss
-        self.right += right
-        self.steps, self.images = self.steps + 1, self.images + images
-        self.bad_step = torch.where((self.bad_step < 0) & ~loss.isfinite(), step, self.bad_step)
-
-    def check(self) -> None:
-        bad = int(self.bad_step)
-        if bad >= 0:
-            raise FloatingPointError(
-                f"the loss is not finite at step {bad}; training stopped there and the last good checkpoint is kept. "
-                "Lower learning_rate, lengthen warmup_steps, set clip_norm, and check that the images are normalised"
-            )
-
-    def flush(self) -> tuple[float, float, float, float]:
-        loss, accuracy = float(self.loss) / self.steps, float(self.right) / self.images
-        seconds = time.perf_counter() - self.began
-        speed = self.images / seconds
-        self.restart()
-        return loss, accuracy, speed, seconds
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that the step under way can finish; the second one interrupts at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def note(*_) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def _resume(self, train_images: int) -> None:
+        """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.learner.state_dict().items()}
+        recipe = dataclasses.asdict(self.recipe)
+        self.run = {"seed": self.seed, "recipe": recipe, "train_images": train_images, "shapes": shapes}
+        found = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
+        if found:
+            parts, told = found
+            self.learner.load_state_dict(parts["learner"])
+            if self.average:
+                self.average.model.load_state_dict(parts["average"])
+            self.best = {name: tensor.to(self.device) for name, tensor in parts.get("best", {}).items()}
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in parts.get("optimizer", {}).items():
+                index, _, key = name.partition(".")
+                moments.setdefault(int(index), {})[key] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.scaler.load_state_dict(told["scaler"])
+            self.step, self.history = told["step"], told["history"]
+        distributed.agree(self.step, self.device)

@@ -1,0 +1,83 @@
+"""Checkpoints of a run: one safetensors file, whole or absent, read without running anything it contains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from vitlite.files import written_whole
+
+__all__ = ["load", "save"]
+
+State = Mapping[str, Tensor]
+
+
+def save(path: Path, told: dict, **parts: State) -> None:
+    """Write tensors and what is to be told beside them.
+
+    Args:
+        path: The file; it takes the place of the one before at once.
+        told: Anything that JSON can hold, with the run's identity under ``"run"``.
+        **parts: Named groups of named tensors, such as ``model=model.state_dict()``.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+        >>> save(path, {"run": {"seed": 0}, "step": 7}, model={"weight": torch.ones(2)})
+        >>> load(path, {"seed": 0})
+        ({'model': {'weight': tensor([1., 1.])}}, {'run': {'seed': 0}, 'step': 7})
+    """
+    tensors = {f"{part}.{name}": tensor.contiguous() for part, state in parts.items() for name, tensor in state.items()}
+    with written_whole(path) as beside:
+        safetensors.torch.save_file(tensors, beside, metadata={"trainer": json.dumps(told)})
+
+
+def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | None:
+    """Read what ``save`` wrote: the parts and what was told; None if there is no file.
+
+    What a killed writer left half done is removed.
+
+    Args:
+        path: The file.
+        run: Identity of the run that wants to go on: a dict of plain values and dicts of these.
+
+    Raises:
+        ValueError: If the checkpoint belongs to another run, or is none; the message says in what they differ.
+    """
+    for half in path.parent.glob(f".{path.name}.*.part"):
+        half.unlink(missing_ok=True)
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("trainer", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no checkpoint ({error}); give this run another checkpoint path") from error
+    there, here = _flat(told.get("run", {})), _flat(json.loads(json.dumps(run)))
+    differ = [name for name in there | here if there.get(name) != here.get(name)]
+    if differ:
+        shown = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:3])
+        more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise ValueError(
+            f"checkpoint {path} belongs to another run ({shown}{more}); "
+            "give this run another checkpoint path, or remove that file to start afresh"
+        )
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts, told
+
+
+def _flat(told: dict, prefix: str = "") -> dict:
+    """Nested dicts as one, with dotted names."""
+    flat: dict = {}
+    for name, value in told.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

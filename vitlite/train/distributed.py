@@ -1,0 +1,122 @@
+"""More than one process, as ``torchrun`` starts them: who this one is, and the little they do together.
+
+Each process holds the whole data set and draws the same random numbers for the whole batch; then it takes its part.
+Started without ``torchrun`` there is one process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from vitlite.train.trainer import Trainer
+
+__all__ = ["World", "agree", "contact", "exchanging", "joined", "local_rank", "shared", "sum_over_all", "world"]
+
+PATIENCE = datetime.timedelta(minutes=5)  # how long a process waits for one that is silent
+
+
+class World(NamedTuple):
+    """This process's number and how many there are."""
+
+    rank: int
+    size: int
+
+
+def world() -> World:
+    """Which process this is, of how many.
+
+    Example:
+        >>> world()
+        World(rank=0, size=1)
+    """
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World(0, 1)
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+@contextlib.contextmanager
+def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Iterator[World]:
+    """Join the other processes that ``torchrun`` started for the length of a ``with`` block.
+
+    Args:
+        device: Where this process computes; CUDA devices talk through NCCL, all else through gloo.
+        patience: How long to wait for a process that is silent before the run ends with an error.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield world()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    try:
+        yield world()
+    finally:
+        dist.destroy_process_group()
+
+
+def shared(module: nn.Module) -> nn.Module:
+    """The module with its gradients averaged over all processes; alone, the module itself."""
+    return DistributedDataParallel(module) if world().size > 1 else module
+
+
+def sum_over_all(*values: Tensor) -> Tensor:
+    """The sum over all processes of each value, float32 ``[len(values)]``."""
+    sums = torch.stack([value.float() for value in values])
+    if world().size > 1:
+        dist.all_reduce(sums)
+    return sums
+
+
+def exchanging(module: nn.Module, now: bool) -> contextlib.AbstractContextManager:
+    """Whether the backward pass within exchanges gradients, or leaves that to a later piece of the batch."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) and not now else contextlib.nullcontext()
+
+
+def agree(step: int, device: torch.device) -> None:
+    """See that all processes are at the same step.
+
+    Raises:
+        RuntimeError: If they are not; the message says what to look for.
+    """
+    size = world().size
+    if size > 1 and sum_over_all(torch.tensor(step, device=device)).item() != step * size:
+        raise RuntimeError(
+            f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint must lie where "
+            "all processes see it; or remove it to start afresh"
+        )
+
+
+@contextlib.contextmanager
+def contact(trainer: Trainer) -> Iterator[None]:
+    """Say what it means when a process can no longer reach the others.
+
+    Raises:
+        RuntimeError: In place of the library's own; the message says which process saw it, at which step, and how to
+            go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        rank, size = world()
+        lost = isinstance(error, dist.DistError) or re.search("onnection|imed out", str(error))
+        if size == 1 or not lost:
+            raise
+        go_on = f"the same command resumes from {trainer.checkpoint}" if trainer.checkpoint else "start it again"
+        raise RuntimeError(
+            f"process {rank} of {size} lost the others at step {trainer.step}: one of them died or is silent, so this "
+            f"run ends here; {go_on}. ({str(error).splitlines()[0]})"
+        ) from error
