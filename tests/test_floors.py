@@ -9,7 +9,7 @@ PACKAGE = Path(vitlite.__file__).parent
 # From the ground up; what is not named stands on its own floor's first matching prefix.
 FLOORS = [
     {"files", "position", "plots", "scale"},
-    {"records", "data"},
+    {"config", "data", "records"},
     {"model"},
     {"resnet"},
     {"hybrid"},

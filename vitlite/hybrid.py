@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from vitlite.config import at_least, check_images
 from vitlite.model import PatchEmbed
-from vitlite.resnet import at_least_one, check_images, initialise, norm_layer, stage, trunk
+from vitlite.resnet import initialise, norm_layer, stage, trunk
 
 __all__ = ["STEMS", "ConvStem", "R50", "ResNetStem", "StandardisedConv2d", "build"]
 
@@ -32,7 +33,7 @@ class Stem(nn.Module):
 
     def __init__(self, spec: dict, layers: nn.Sequential, channels: int, map_patch: int = 1) -> None:
         super().__init__()
-        at_least_one(embed_dim=spec["embed_dim"], map_patch=map_patch)
+        at_least(1, embed_dim=spec["embed_dim"], map_patch=map_patch)
         self.spec = spec
         self.patch_size = spec["stride"] * map_patch
         self.trunk = initialise(layers)
@@ -85,7 +86,7 @@ class ConvStem(Stem):
     def __init__(
         self, embed_dim: int, *, in_channels: int = 3, stride: int = 4, width: int = 64, norm: str = "group"
     ) -> None:
-        at_least_one(in_channels=in_channels, width=width)
+        at_least(1, in_channels=in_channels, width=width)
         spec = {"stem": "conv", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
                 "norm": norm}  # fmt: skip
         layer, layers, before = norm_layer(norm, width), [], in_channels
@@ -126,7 +127,7 @@ class ResNetStem(Stem):
         self, embed_dim: int, *, in_channels: int = 3, stride: int = 4, width: int = 64, blocks: int = 2,
         norm: str = "group", map_patch: int = 1,
     ) -> None:  # fmt: skip
-        at_least_one(in_channels=in_channels, width=width, blocks=blocks)
+        at_least(1, in_channels=in_channels, width=width, blocks=blocks)
         spec = {"stem": "resnet", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
                 "blocks": blocks, "norm": norm, "map_patch": map_patch}  # fmt: skip
         layers = trunk(in_channels, width, halvings(stride) + 1, blocks, norm)
@@ -159,7 +160,7 @@ class R50(Stem):
     def __init__(
         self, embed_dim: int = 768, *, in_channels: int = 3, stride: int = 16, width: int = 1, map_patch: int = 1
     ) -> None:
-        at_least_one(in_channels=in_channels, width=width)
+        at_least(1, in_channels=in_channels, width=width)
         if stride not in (16, 32):
             raise ValueError(f"stride is {stride}; expected 16 (extended stage 3) or 32 (stage 4)")
         spec = {"stem": "r50", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from vitlite.model import Size, ViT, pair
+from vitlite.config import Size, at_least, check_images, pair
+from vitlite.model import ViT
 
 __all__ = ["ResNet", "ResNetConfig", "flops", "match"]
 
@@ -49,7 +50,7 @@ class ResNetConfig:
     norm: Literal["batch", "group"] = "batch"
 
     def __post_init__(self) -> None:
-        at_least_one(in_channels=self.in_channels, num_classes=self.num_classes, width=self.width, blocks=self.blocks)
+        at_least(1, **{name: getattr(self, name) for name in ("in_channels", "num_classes", "width", "blocks")})
         norm_layer(self.norm, self.width)
 
 
@@ -239,22 +240,3 @@ def initialise(module: nn.Sequential) -> nn.Sequential:
         elif isinstance(part, (BasicBlock, Bottleneck)):
             nn.init.zeros_((part.bn2 if isinstance(part, BasicBlock) else part.bn3).weight)
     return module
-
-
-def at_least_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1")
-
-
-def check_images(images: Tensor, in_channels: int) -> None:
-    if images.ndim != 4 or images.shape[1] != in_channels:
-        raise ValueError(
-            f"images have shape {list(images.shape)}, expected [batch, {in_channels}, height, width]: four axes, "
-            "channels second; permute, or add a batch axis with images[None]"
-        )
-    if not images.is_floating_point():
-        raise TypeError(
-            f"images are {images.dtype}; expected floating point, normalised as in training: "
-            "(images / 255 - mean) / std"
-        )

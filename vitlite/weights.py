@@ -34,8 +34,9 @@ import torchvision
 from torch import Tensor, nn
 
 from vitlite import hybrid
+from vitlite.config import Size, ViTConfig, pair
 from vitlite.files import written_whole
-from vitlite.model import PatchEmbed, Size, ViT, ViTConfig, pair
+from vitlite.model import PatchEmbed, ViT
 from vitlite.resnet import ResNet, ResNetConfig
 
 __all__ = [
