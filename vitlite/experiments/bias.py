@@ -118,17 +118,24 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 
 def summarise(runs: list[dict]) -> dict:
-    """By order and family, means over the seeds: test accuracy, plain, at the largest disturbances; and consistency."""
+    """By order and family, means over the seeds: test accuracy; at the largest shift, with the answers kept; with each
+    image's patches shuffled; with the most patches covered."""
     told: dict = {}
     for order, family in dict.fromkeys((run["point"]["order"], run["point"]["family"]) for run in runs):
         here = [run for run in runs if (run["point"]["order"], run["point"]["family"]) == (order, family)]
         told.setdefault(order, {})[family] = {
             "seeds": len(here),
             "test_accuracy": _mean(run["test_accuracy"] for run in here),
-            **{name: _mean(run[name][-1]["accuracy"] for run in here) for name in ("shift", "shuffle", "cover")},
+            "shift": _mean(run["shift"][-1]["accuracy"] for run in here),
             "consistency": _mean(run["shift"][-1]["consistency"] for run in here),
+            "shuffle": _mean(step["accuracy"] for run in here for step in run["shuffle"] if _own_patches(step)),
+            "cover": _mean(run["cover"][-1]["accuracy"] for run in here),
         }
     return told
+
+
+def _own_patches(step: dict) -> bool:
+    return step["each"] and step["tile"] == VIT["patch_size"]
 
 
 # ---- the four families
