@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--list", action="store_true", help="list the experiments")
     experiment.add_argument("--scale", choices=("quick", "cpu", "full"),
                             default="full" if torch.cuda.is_available() else "cpu")  # fmt: skip
+    experiment.add_argument("--seeds", type=int, nargs="+", help="make the runs of these seeds alone")
+    experiment.add_argument("--jobs", type=int, default=1, help="runs at a time: small ones may share a GPU")
     experiment.add_argument("--force", action="store_true", help="run again, and replace a better record")
     experiment.set_defaults(command=_experiment)
     return parser
@@ -121,7 +123,8 @@ def _experiment(options: argparse.Namespace) -> None:
         for name in experiments.names():
             print(f"{name}: {experiments.card(experiments.find(name))['question']}")
         return
-    print(experiments.run(options.name, options.scale, options.force))
+    given = {name: getattr(options, name) for name in ("seeds", "jobs", "force")}
+    print(experiments.run(options.name, options.scale, **given))
 
 
 if __name__ == "__main__":

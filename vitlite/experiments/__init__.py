@@ -3,10 +3,11 @@
 An experiment is a module with a card as its docstring (``Question:``, ``Expectation:``, ``Command:``, ``Cost:``) and
 
 - ``DATASET``: what it is measured on;
-- ``SCALES``: a configuration for each scale it can run at, ``"quick"``, ``"cpu"`` or ``"full"``;
+- ``SCALES``: a configuration for each scale it can run at, ``"quick"``, ``"cpu"`` or ``"full"``; what varies by chance
+  has its ``"seeds"`` there;
 - ``points(config)``: the runs to make, the most telling first: dicts with a ``"seed"`` and a place on the grid;
 - ``run(point, config, work)``: make one run; ``work`` is a folder for its checkpoints. It returns what it measured;
-- ``summarise(runs)``: the answer, in a few figures.
+- ``summarise(runs)``: the answer, in a few figures, out of points and what was measured there.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import json
 import pkgutil
 import re
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
-
-from tqdm import tqdm
 
 from vitlite import records
 from vitlite.files import written_whole
@@ -54,12 +57,24 @@ def card(experiment: ModuleType) -> dict[str, str]:
     return {name.lower(): " ".join(text.split()) for name, text in entries}
 
 
-def run(name: str, scale: str = "cpu", force: bool = False, folder: Path = records.FOLDER, work: Path = WORK) -> Path:
+def run(
+    name: str,
+    scale: str = "cpu",
+    *,
+    seeds: Sequence[int] | None = None,
+    jobs: int = 1,
+    force: bool = False,
+    folder: Path = records.FOLDER,
+    work: Path = WORK,
+) -> Path:
     """Make an experiment's runs, resuming where an earlier call stopped, and write its record.
 
     Args:
         name: Which experiment.
         scale: ``"quick"``, ``"cpu"`` or ``"full"``.
+        seeds: Make the runs of these seeds; by default those that the experiment names.
+        jobs: How many runs to make at a time, each in a process of its own: small ones may share a GPU. Their times are
+            then longer than alone.
         force: Make every run again, and replace a record of a larger scale.
         folder: Where the record goes.
         work: Where finished runs and checkpoints wait until the record is written.
@@ -68,30 +83,63 @@ def run(name: str, scale: str = "cpu", force: bool = False, folder: Path = recor
         The path of the record.
 
     Raises:
-        ValueError: If there is no such experiment, or it does not run at that scale.
+        ValueError: If there is no such experiment, it does not run at that scale, or it has no seeds to choose.
         FileExistsError: If a record of a larger scale stands there and ``force`` is not given.
     """
     experiment = find(name)
     if scale not in experiment.SCALES:
         raise ValueError(f"scale is {scale!r}; {name} runs at {', '.join(experiment.SCALES)}")
     config, told = experiment.SCALES[scale], card(experiment)
+    command = f"python -m vitlite experiment {name} --scale {scale}"
     fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     place = work / f"{name}-{scale}-{fingerprint}"  # another configuration does not resume this one
-    finished = place / "finished.json"
-    runs = json.loads(finished.read_text()) if finished.exists() and not force else []
-    done = [run["point"] for run in runs]
-    todo = [point for point in experiment.points(config) if point not in done]
-    for point in tqdm(todo, desc=name, unit="run", disable=None):
-        print(f"{name}: {point}", file=sys.stderr, flush=True)
-        runs.append({"point": point} | experiment.run(point, config, place))
-        with written_whole(finished) as beside:
-            beside.write_text(json.dumps(runs))
-    record = {"name": name, "question": told["question"], "expectation": told["expectation"],
-              "command": f"python -m vitlite experiment {name} --scale {scale}", "scale": scale, "config": config,
-              "dataset": experiment.DATASET, "runs": [run["point"] | _without(run, "point") for run in runs],
+    if seeds is not None:
+        if "seeds" not in config:
+            raise ValueError(f"seeds are {list(seeds)}, but {name} has none to choose; leave them out")
+        config = config | {"seeds": list(seeds)}
+        command += f" --seeds {' '.join(map(str, seeds))}"
+    runs = _finish(experiment, config, place, jobs, force)
+    record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
+              "scale": scale, "config": config, "dataset": experiment.DATASET, "runs": runs,
               "summary": experiment.summarise(runs), **records.provenance(config.get("device", "cpu"))}  # fmt: skip
     return records.write(record, force=force, folder=folder)
 
 
-def _without(run: dict, key: str) -> dict:
-    return {name: value for name, value in run.items() if name != key}
+def _finish(experiment: ModuleType, config: dict, place: Path, jobs: int, force: bool) -> list[dict]:
+    """Make the runs that are not made yet, in the order of the points, noting each; returns all of the points'."""
+    finished = place / "finished.json"
+    made = json.loads(finished.read_text()) if finished.exists() and not force else []
+    points = experiment.points(config)
+    todo = [point for point in points if point not in [run["point"] for run in made]]
+    began = time.perf_counter()
+    for count, (point, result) in enumerate(_results(experiment, todo, config, place, jobs), start=1):
+        made.append({"point": point} | result)
+        with written_whole(finished) as beside:
+            beside.write_text(json.dumps(made))
+        left = (time.perf_counter() - began) / count * (len(todo) - count)
+        print(f"{len(points) - len(todo) + count} of {len(points)} runs made: {_short(point)}; "
+              f"about {_duration(left)} left", file=sys.stderr, flush=True)  # fmt: skip
+    results = {json.dumps(run.pop("point")): run for run in made}
+    return [point | results[json.dumps(point)] for point in points]
+
+
+def _results(experiment: ModuleType, todo: list[dict], config: dict, place: Path, jobs: int) -> Iterator[tuple]:
+    """Each point with its result, as they come."""
+    if jobs == 1:
+        for point in todo:
+            print(f"begun: {_short(point)}", file=sys.stderr, flush=True)
+            yield point, experiment.run(point, config, place)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        begun = {pool.submit(experiment.run, point, config, place): point for point in todo}
+        for future in as_completed(begun):
+            yield begun[future], future.result()
+
+
+def _short(point: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in point.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

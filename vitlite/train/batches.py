@@ -32,7 +32,7 @@ class Batches:
     def __init__(self, train: Split, recipe: Recipe, seed: int) -> None:
         self.train, self.recipe, self.seed = train, recipe, seed
         self.size = min(recipe.batch_size, len(train))
-        self.generator = torch.Generator(train.images.device)
+        self.generator = torch.Generator()  # of the CPU, so that every device sees the same images
         self.epoch, self.order = -1, torch.empty(0)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -40,8 +40,8 @@ class Batches:
         epoch, place = divmod(step, len(self.train) // self.size)
         if epoch != self.epoch:
             self.generator.manual_seed(stream(self.seed, "epoch", epoch))
-            order = torch.randperm(len(self.train), generator=self.generator, device=self.generator.device)
-            self.epoch, self.order = epoch, order
+            order = torch.randperm(len(self.train), generator=self.generator)
+            self.epoch, self.order = epoch, order.to(self.train.images.device)
         chosen = self.order[place * self.size : (place + 1) * self.size]
         self.generator.manual_seed(stream(self.seed, "step", step))
         images, labels = self.train.images[chosen], self.train.labels[chosen]
@@ -73,23 +73,11 @@ def augmented(
         images = augment.trivial_augment(images, generator)
     if recipe.erase:
         images = augment.random_erase(images, recipe.erase, generator)
-    if recipe.cutmix or recipe.mixup:
-        images, targets = _mixed(recipe, images, labels, len(split.classes), generator)
+    if recipe.mixup:
+        images, targets = augment.mix(images, labels, len(split.classes), recipe.cutmix, recipe.mixup, generator)
+    elif recipe.cutmix:
+        images, targets = augment.cutmix(images, labels, len(split.classes), recipe.cutmix, generator)
     return augment.normalise(images, split.mean, split.std), targets
-
-
-def _mixed(
-    recipe: Recipe, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """CutMix, or Mixup, or each on one half of the batch, which is in random order."""
-    pasted = len(images) if not recipe.mixup else len(images) // 2 if recipe.cutmix else 0
-    parts = []
-    if pasted:
-        parts.append(augment.cutmix(images[:pasted], labels[:pasted], classes, recipe.cutmix, generator))
-    if pasted < len(images):
-        parts.append(augment.mixup(images[pasted:], labels[pasted:], classes, recipe.mixup, generator))
-    mixed, targets = zip(*parts, strict=True)
-    return torch.cat(mixed), torch.cat(targets)
 
 
 def stream(seed: int, what: str, number: int, piece: int = 0) -> int:

@@ -48,9 +48,8 @@ class Recipe:
         crop_padding: Padding in pixels of the random crop of each training image; 0 for none.
         trivial_augment: One random operation of random strength on each training image (TrivialAugment).
         erase: Share of the training images in which a random rectangle is erased.
-        mixup: Strength α of Mixup, which blends each training image with another; 0 for none.
-        cutmix: Share of the training images into which CutMix pastes a piece of another one. Where a recipe has Mixup
-            too, each takes one half of the batch.
+        cutmix: Share of the training images into which CutMix pastes a piece of another one.
+        mixup: Strength α of Mixup, which blends all other training images with one another; 0 for none.
         validate_every: Steps between two validations; the last step always has one.
         keep_best: Keep the weights of the best validation instead of the last.
 
@@ -79,8 +78,8 @@ class Recipe:
     crop_padding: int = 0
     trivial_augment: bool = False
     erase: float = 0.0
-    mixup: float = 0.0
     cutmix: float = 0.0
+    mixup: float = 0.0
     validate_every: int = 500
     keep_best: bool = False
 
@@ -142,8 +141,8 @@ RECIPES = {
         # Expected: no record yet; `python -m vitlite experiment train_cifar10 --scale full` makes it. The aim is
         #           93.6 % of the test images in 6 minutes.
         Recipe("cifar10", steps=35_200, batch_size=512, learning_rate=2e-3, warmup_steps=900, weight_decay=0.1,
-               average=0.9995, label_smoothing=0.1, crop_padding=4, trivial_augment=True, erase=0.25, mixup=0.8,
-               cutmix=1.0, validate_every=880, keep_best=True),
+               average=0.9995, label_smoothing=0.1, crop_padding=4, trivial_augment=True, erase=0.25, cutmix=0.5,
+               mixup=0.8, validate_every=880, keep_best=True),
         # For:      pre-training as in Dosovitskiy et al. (2021), App. B, Table 3, the row of ImageNet: AdamW with
         #           strong decay, 10,000 steps of warmup, a batch of 4,096 by accumulation; the model has dropout 0.1.
         #           300 epochs of 1.28M images. (ImageNet-21k: weight_decay 0.03, schedule "linear".)
@@ -164,7 +163,7 @@ RECIPES = {
         # Hardware: several GPUs, through torchrun.
         # Expected: no record yet.
         Recipe("deit", steps=375_000, batch_size=1_024, micro_batch=256, learning_rate=1e-3, warmup_steps=6_250,
-               clip_norm=None, label_smoothing=0.1, trivial_augment=True, erase=0.25, mixup=0.8, cutmix=1.0,
+               clip_norm=None, label_smoothing=0.1, trivial_augment=True, erase=0.25, cutmix=0.5, mixup=0.8,
                validate_every=5_000, keep_best=True),
     )
 }  # fmt: skip
