@@ -1,19 +1,25 @@
-"""The command line: ``python -m vitlite train | evaluate | info | experiment``."""
+"""The command line: ``python -m vitlite train | evaluate | info | experiment``.
+
+On several devices: ``torchrun --nproc-per-node 2 -m vitlite train …``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 
 from vitlite import ViT, ViTConfig, data, experiments, weights
-from vitlite.train import Trainer, evaluate, recipes
+from vitlite.train import Trainer, distributed, evaluate, recipes
+from vitlite.train.device import default_device
 
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_dim")
+RATES = ("dropout", "drop_path")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -21,6 +27,9 @@ def main(words: list[str] | None = None) -> int:
     options = _parser().parse_args(words)
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read along, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupted:
         print(f"vitlite: {interrupted}", file=sys.stderr)
         return 130
@@ -44,11 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--recipe", default="quick", help=f"one of {', '.join(recipes.RECIPES)}")
     train.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's; its warmup keeps its share")
     train.add_argument("--batch-size", type=int, help="images a step, instead of the recipe's")
+    train.add_argument("--micro-batch", type=int, help="images at a time, if a step's batch does not fit at once")
     train.add_argument("--learning-rate", type=float, help="peak learning rate, instead of the recipe's")
     for name, default in zip(SIZES, (4, 96, 6, 3, 192), strict=True):
         train.add_argument(
             f"--{name.replace('_', '-')}", type=int, default=default, help=f"of the model (default {default})"
         )
+    for name in RATES:
+        train.add_argument(f"--{name.replace('_', '-')}", type=float, default=0.0, help="of the model (default 0)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
     train.set_defaults(command=_train)
@@ -79,21 +91,26 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     recipe = recipes.get(options.recipe)
     recipe = recipe.lasting(options.steps or recipe.steps)
-    changes = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
-    recipe = recipe.replace(**{name: value for name, value in changes.items() if value is not None})
+    names = ("batch_size", "micro_batch", "learning_rate")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    recipe = recipe.replace(**given)
     sets = data.load(options.data, image_size=options.image_size, train_images=options.train_images)
     _, channels, height, width = sets.train.images.shape
-    sizes = {name: getattr(options, name) for name in SIZES}
+    sizes = {name: getattr(options, name) for name in SIZES + RATES}
     torch.manual_seed(options.seed)
     model = ViT(
         ViTConfig(image_size=(height, width), in_channels=channels, num_classes=len(sets.train.classes), **sizes)
     )
+    device = torch.device(options.device) if options.device else default_device()
     run = options.out.with_suffix(".run.safetensors")  # the run's own checkpoint, gone once the model is written
-    trainer = Trainer(model, recipe, seed=options.seed, device=options.device, checkpoint=run)
-    history = trainer.fit(sets)
-    weights.save(model, options.out, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
-    run.unlink()
-    print(f"{options.out}: validation accuracy {history['val_accuracy'][-1]:.2%} after {trainer.step} steps")
+    with distributed.joined(device) as world:
+        trainer = Trainer(model, recipe, seed=options.seed, device=device, checkpoint=run)
+        history = trainer.fit(sets)
+    if world.rank == 0:  # the first of the processes that torchrun started, or the only one
+        weights.save(model, options.out, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
+        run.unlink()
+        print(f"{options.out}: validation accuracy {history['val_accuracy'][-1]:.2%} after {trainer.step} steps; "
+              f"it holds the {trainer.kept}")  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -107,7 +107,7 @@ def train_flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int
     Example:
         >>> from vitlite import ViTConfig
         >>> train_flops(ViT(ViTConfig(32, 4, 3, 10, embed_dim=64, depth=2, num_heads=4, mlp_dim=128)), 32)
-        34488576
+        32838912
     """
     twin = copy.deepcopy(model).to("meta", torch.float32).train()
     images = torch.zeros(2, in_channels, *pair(image_size), device="meta")  # batch norm refuses a single image
