@@ -8,7 +8,7 @@ import vitlite
 PACKAGE = Path(vitlite.__file__).parent
 # From the ground up; what is not named stands on its own floor's first matching prefix.
 FLOORS = [
-    {"files", "position", "plots", "scale"},
+    {"analysis", "files", "position", "plots", "scale"},
     {"config", "data", "records"},
     {"model"},
     {"resnet"},

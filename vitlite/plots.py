@@ -291,7 +291,7 @@ def bars(
     values: Mapping[str, float],
     ylabel: str,
     title: str | None = None,
-    errors: Mapping[str, float] | None = None,
+    errors: Mapping[str, float | tuple[float, float]] | None = None,
 ) -> Figure:
     """Draw one bar a value, with the value written at its end.
 
@@ -299,7 +299,8 @@ def bars(
         values: ``{label: value}``.
         ylabel: What the values measure, with their unit.
         title: What the figure shows.
-        errors: ``{label: half of the error bar}``, in the values' unit, for the same labels.
+        errors: ``{label: half of the error bar}``, or ``{label: (below, above)}``, in the values' unit, for the same
+            labels.
 
     Returns:
         A figure with one axes.
@@ -314,7 +315,7 @@ def bars(
             f"errors has the labels {sorted(errors)}, values has {sorted(values)}: name the same ones"
         )
     heights = [float(value) for value in values.values()]
-    spread = None if errors is None else [float(errors[label]) for label in values]
+    spread = None if errors is None else np.array([np.broadcast_to(errors[label], 2) for label in values], float).T
     room = max(8, int(70 / len(values)))
     fig, (ax,) = _figure(WIDTH, 3.5, title)
     names = [textwrap.fill(label, room) for label in values]
@@ -367,6 +368,167 @@ def overlay(
         _show(ax, grey)
         ax.imshow(value, cmap=cmap, vmin=0, vmax=1, alpha=0.65, extent=edges, interpolation="bilinear")
     _bar_below(fig, axes, "share of the map's largest value")
+    return fig
+
+
+def similarity_grid(similarity: Array, title: str | None = None, label: str = "cosine similarity") -> Figure:
+    """Draw a grid of grids: for each patch, in its place, the map of its similarity with every patch.
+
+    Args:
+        similarity: ``[rows, cols, rows, cols]``, between -1 and 1, as ``vitlite.analysis.position_similarity`` gives.
+        title: What the figure shows.
+        label: What the colours measure.
+
+    Returns:
+        A figure with one axes and its colour bar.
+
+    Raises:
+        ValueError: If the shape is another one.
+    """
+    values = _stack(similarity, "similarity", 4, "[rows, cols, rows, cols]")
+    return _mosaic(values, title, "column of the patch", "row of the patch", label, "RdBu_r", (-1, 1))
+
+
+def head_maps(maps: Array, title: str | None = None, label: str = "share of the map's largest weight") -> Figure:
+    """Draw all heads at a glance: layers below each other, heads side by side, each map on a scale of its own.
+
+    Args:
+        maps: ``[layers, heads, rows, cols]``, not negative.
+        title: What the figure shows.
+        label: What the colours measure.
+
+    Returns:
+        A figure with one axes and its colour bar.
+
+    Raises:
+        ValueError: If the shape is another one.
+    """
+    values = _stack(maps, "maps", 4, "[layers, heads, rows, cols]")
+    values = values / np.maximum(values.max(axis=(2, 3), keepdims=True), np.finfo(float).tiny)
+    return _mosaic(values, title, "head", "layer", label, "viridis", (0, 1), first=1)
+
+
+def _mosaic(
+    values: np.ndarray, title: str | None, xlabel: str, ylabel: str, label: str, cmap: str, ends: tuple[float, float],
+    first: int = 0,
+) -> Figure:  # fmt: skip
+    """Maps ``[down, across, h, w]`` in one picture, a gap between them."""
+    down, across, tall, wide = values.shape
+    gap = max(1, round(min(tall, wide) / 6))
+    canvas = np.full((down * (tall + gap) - gap, across * (wide + gap) - gap), np.nan)
+    for row, col in np.ndindex(down, across):
+        top, left = row * (tall + gap), col * (wide + gap)
+        canvas[top : top + tall, left : left + wide] = values[row, col]
+    width = min(WIDTH, max(3.2, across * 0.9))
+    fig, (ax,) = _figure(width, width * canvas.shape[0] / canvas.shape[1] + 1.1, title)
+    drawn = ax.imshow(canvas, cmap=cmap, vmin=ends[0], vmax=ends[1], interpolation="nearest")
+    ax.set_xticks([(wide - 1) / 2 + i * (wide + gap) for i in range(across)], range(first, across + first))
+    ax.set_yticks([(tall - 1) / 2 + i * (tall + gap) for i in range(down)], range(first, down + first))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    fig.colorbar(drawn, ax=ax, label=label, location="bottom", aspect=40, shrink=0.8)
+    return fig
+
+
+def filter_tiles(series: Mapping[str, Array], columns: int = 14, title: str | None = None) -> Figure:
+    """Draw filters as colour tiles, each scaled for itself, with grey for zero.
+
+    Args:
+        series: ``{label: [n, C, P, P]}`` with one or three channels; one block of rows for each label.
+        columns: Tiles in a row.
+        title: What the figure shows.
+
+    Returns:
+        A figure with one axes for each label.
+
+    Raises:
+        ValueError: If there is no series, or a shape does not fit.
+    """
+    if not series:
+        raise ValueError("series is empty: pass at least one {label: tiles}")
+    blocks = {label: _tile_block(_stack(tiles, label, 4, "[n, C, P, P]"), columns) for label, tiles in series.items()}
+    height = sum(WIDEST * block.shape[0] / block.shape[1] + 0.3 for block in blocks.values())
+    fig, axes = _figure(WIDEST, height, title, rows=len(blocks))
+    for ax, (label, block) in zip(axes, blocks.items(), strict=True):
+        ax.imshow(block, interpolation="nearest")
+        ax.set_title(label)
+        ax.set_axis_off()
+    return fig
+
+
+def _tile_block(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Tiles ``[n, C, P, P]`` -> one picture ``[H, W, 3]``, white between the tiles."""
+    count, channels, tall, wide = tiles.shape
+    if channels not in (1, 3):
+        raise ValueError(f"tiles have {channels} channels; 1 or 3 can be drawn")
+    columns, gap = min(columns, count), max(1, round(wide / 5))
+    rows = math.ceil(count / columns)
+    picture = np.ones((rows * (tall + gap) - gap, columns * (wide + gap) - gap, 3))
+    for i, tile in enumerate(tiles.transpose(0, 2, 3, 1)):
+        top, left = i // columns * (tall + gap), i % columns * (wide + gap)
+        picture[top : top + tall, left : left + wide] = tile / max(abs(tile).max(), np.finfo(float).tiny) / 2 + 0.5
+    return picture
+
+
+def distance_scatter(
+    series: Mapping[str, Array], baseline: float | None = None, title: str | None = None,
+    ylabel: str = "mean attention distance (px)",
+) -> Figure:  # fmt: skip
+    """Draw a number for every head against its layer: one dot a head, as in the right part of the paper's Figure 7.
+
+    Args:
+        series: ``{label: [layers, heads]}``; the dots of different labels stand side by side.
+        baseline: What attention that does not choose would give; a dashed line.
+        title: What the figure shows.
+        ylabel: What was measured, with its unit.
+
+    Returns:
+        A figure with one axes.
+
+    Raises:
+        ValueError: If there is no series, or one is not two-dimensional.
+    """
+    if not series:
+        raise ValueError("series is empty: pass at least one {label: [layers, heads]}")
+    fig, (ax,) = _figure(WIDTH, 3.6, title)
+    for index, (label, values) in enumerate(series.items()):
+        heads = _stack(values, label, 2, "[layers, heads]")
+        aside = 0.3 * (index - (len(series) - 1) / 2) / max(1, len(series) - 1) if len(series) > 1 else 0.0
+        depth = np.repeat(np.arange(1, len(heads) + 1) + aside, heads.shape[1])
+        ax.plot(depth, heads.ravel(), linestyle="", marker=MARKERS[index], color=COLOURS[index], alpha=0.8, label=label)
+    if baseline is not None:
+        ax.axhline(baseline, color="0.3", linestyle="--", linewidth=1.5, marker="", label="uniform attention")
+    ax.set(xlabel="layer", ylabel=ylabel)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend()
+    return fig
+
+
+def dots(series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, title: str | None = None) -> Figure:
+    """Draw points, each series in a colour and marker of its own.
+
+    Args:
+        series: ``{label: (x, y)}``, both 1-D and of one length.
+        xlabel: What x is, with its unit.
+        ylabel: What y is, with its unit.
+        title: What the figure shows.
+
+    Returns:
+        A figure with one axes and a legend.
+
+    Raises:
+        ValueError: If there is no series, or x and y differ in length.
+    """
+    if not series:
+        raise ValueError("series is empty: pass at least one {label: (x, y)}")
+    fig, (ax,) = _figure(WIDTH, 3.6, title)
+    for index, (label, parts) in enumerate(series.items()):
+        _curve(ax, index, label, parts, linestyle="", markevery=None)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
     return fig
 
 

@@ -103,7 +103,7 @@ def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monke
     monkeypatch.setattr(bias, "CHECKPOINTS", tmp_path / "checkpoints")
     runs = []
     for point in bias.points(TINY | {"orders": ["image"]}):
-        runs.append({"point": point} | bias.run(point, TINY, tmp_path))
+        runs.append(point | bias.run(point, TINY, tmp_path))
         assert [step["pixels"] for step in runs[-1]["shift"]] == [0, 4]
         assert len(runs[-1]["shuffle"]) == 4
         assert runs[-1]["shift"][0] == {

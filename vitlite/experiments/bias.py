@@ -121,8 +121,8 @@ def summarise(runs: list[dict]) -> dict:
     """By order and family, means over the seeds: test accuracy; at the largest shift, with the answers kept; with each
     image's patches shuffled; with the most patches covered."""
     told: dict = {}
-    for order, family in dict.fromkeys((run["point"]["order"], run["point"]["family"]) for run in runs):
-        here = [run for run in runs if (run["point"]["order"], run["point"]["family"]) == (order, family)]
+    for order, family in dict.fromkeys((run["order"], run["family"]) for run in runs):
+        here = [run for run in runs if (run["order"], run["family"]) == (order, family)]
         told.setdefault(order, {})[family] = {
             "seeds": len(here),
             "test_accuracy": _mean(run["test_accuracy"] for run in here),

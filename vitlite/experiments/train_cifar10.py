@@ -78,7 +78,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
         told.append({"image_size": image_size, "recipe": recipe_name, "steps": recipe.steps,
                      "images_seen": recipe.steps * recipe.batch_size, "train_flops": train_flops(model, image_size),
                      "share_of_peak": share_of_peak(model, trainer), "history": history})  # fmt: skip
-    path = (CHECKPOINTS if seed == config["seeds"][0] else work) / f"{name}-seed{seed}.safetensors"
+    path = CHECKPOINTS / f"{name}.safetensors"
+    if seed != config["seeds"][0]:
+        path = work / f"{name}-seed{seed}.safetensors"
     weights.save(model, path, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std,
                  record="train_cifar10", dtype=torch.bfloat16)  # fmt: skip
     saved = weights.load(path, config["device"])
