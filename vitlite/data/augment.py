@@ -1,7 +1,10 @@
 """Augmentation of a whole batch at once, on the device it lives on, drawn for each image alone.
 
 Every function takes images ``[B, C, H, W]`` and a ``torch.Generator`` and returns a new tensor; the same
-generator state gives the same result.
+generator state gives the same result. A generator on the CPU serves a batch on any device: only its few draws for
+each image travel there, and nothing waits. While training, the order is
+
+    random_crop, random_flip, trivial_augment, random_erase  ->  cutmix, mixup or mix  ->  normalise
 """
 
 from __future__ import annotations
@@ -11,14 +14,37 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
 
-__all__ = ["cutmix", "normalise", "random_crop", "random_flip"]
+__all__ = ["OPERATIONS", "apply_operations", "cutmix", "mix", "mixup", "normalise", "random_crop", "random_erase",
+           "random_flip", "trivial_augment"]  # fmt: skip
+
+# TrivialAugment's wide space: each operation with its weakest and its strongest magnitude. Shears in pixels a row or
+# column; shifts in pixels; the angle in degrees; blends as the distance of their factor from 1; then bits kept, and
+# the brightness from which pixels are inverted, white being 1. Shears to sharpness take either sign.
+_SPACE = {
+    "shear x": (0, 0.99), "shear y": (0, 0.99), "shift x": (0, 32), "shift y": (0, 32), "rotate": (0, 135),
+    "brightness": (0, 0.99), "colour": (0, 0.99), "contrast": (0, 0.99), "sharpness": (0, 0.99),
+    "posterise": (8, 2), "solarise": (1, 0), "autocontrast": (0, 0), "equalise": (0, 0), "identity": (0, 0),
+}  # fmt: skip
+OPERATIONS = tuple(_SPACE)  # the groups below count on this order
+_MOVES, _BLENDS = slice(0, 5), slice(5, 9)
+_BLANDS = (vision.adjust_brightness, vision.adjust_saturation, vision.adjust_contrast, vision.adjust_sharpness)
+_STRENGTHS = torch.stack([torch.linspace(*ends, 31) for ends in _SPACE.values()])  # [operations, strengths]
+_STRENGTHS[2:4] = _STRENGTHS[2:4].trunc()  # shifts and bits are whole numbers
+_STRENGTHS[9] = _STRENGTHS[9].round()
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability one half."""
+    """Mirror each image left to right with probability one half.
+
+    Example:
+        >>> rows = torch.arange(4).expand(50, 1, 1, 4)
+        >>> random_flip(rows, torch.Generator().manual_seed(0)).unique(dim=0)[:, 0, 0].tolist()
+        [[0, 1, 2, 3], [3, 2, 1, 0]]
+    """
     flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device) < 0.5
-    return torch.where(flip.to(images.device), images.flip(-1), images)
+    return torch.where(_send(flip, images), images.flip(-1), images)
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
@@ -26,29 +52,183 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
 
     Raises:
         ValueError: If ``padding`` is negative.
+
+    Example:
+        >>> pixels = torch.tensor([[[[7]]]], dtype=torch.uint8).expand(50, 1, 1, 1)
+        >>> random_crop(pixels, 1, torch.Generator().manual_seed(0)).unique().tolist()
+        [0, 7]
     """
     if padding < 0:
         raise ValueError(f"padding is {padding} pixels; it must be at least 0")
-    count, _, height, width = images.shape
-    padded = F.pad(images, [padding] * 4)
+    count, channels, height, width = images.shape
+    padded = F.pad(images, [padding] * 4).contiguous()
     shift = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=generator.device)
-    rows = (shift[0] + torch.arange(height, device=shift.device)).to(images.device)  # [B, H]
-    columns = (shift[1] + torch.arange(width, device=shift.device)).to(images.device)  # [B, W]
-    which = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    down, right = _send(shift, images)  # [B, 1]
+    # A row of a window is a run of W pixels of the flat batch: its start is all that is needed, and it moves as one.
+    planes = torch.arange(count * channels, device=images.device).view(count, channels, 1) * padded.shape[2]
+    rows = planes + (down + torch.arange(height, device=images.device))[:, None]  # [B, C, H]
+    starts = rows * padded.shape[3] + right[:, None]
+    return padded.flatten().unfold(0, width, 1).index_select(0, starts.flatten()).view(images.shape)
+
+
+def trivial_augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """TrivialAugment (Müller & Hutter, 2021), its wide space: one random operation of random strength.
+
+    Operation, strength and sign are drawn evenly and for each image alone; torchvision's ``TrivialAugmentWide``
+    draws one of each for the whole batch.
+
+    Args:
+        images: uint8 ``[B, C, H, W]`` with one channel or three.
+        generator: Where the randomness comes from.
+
+    Returns:
+        uint8 ``[B, C, H, W]``.
+
+    Raises:
+        TypeError: If the images are not uint8.
+        ValueError: If they do not have four axes, and one channel or three.
+
+    Example:
+        >>> images = torch.arange(0, 240, 5, dtype=torch.uint8).view(1, 3, 4, 4).expand(100, -1, -1, -1)
+        >>> len(trivial_augment(images, torch.Generator().manual_seed(0)).unique(dim=0)) > 50
+        True
+    """
+    shape, device = (len(images),), generator.device
+    operation = torch.randint(len(OPERATIONS), shape, generator=generator, device=device)
+    strength = torch.randint(_STRENGTHS.shape[1], shape, generator=generator, device=device)
+    negative = torch.randint(2, shape, generator=generator, device=device).bool() & (operation < _BLENDS.stop)
+    magnitude = _STRENGTHS.to(device)[operation, strength]
+    return apply_operations(images, operation, torch.where(negative, -magnitude, magnitude))
+
+
+def apply_operations(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
+    """Do to each image one of TrivialAugment's ``OPERATIONS``, with torchvision's results to within one grey level.
+
+    The batch is sorted by operation, treated group by group, and put in order again. All that moves pixels is one
+    resampling (nearest pixel, black outside); brightness, colour, contrast and sharpness are one blend.
+
+    Args:
+        images: uint8 ``[B, C, H, W]`` with one channel or three.
+        operation: int64 ``[B]``, places in ``OPERATIONS``; on the CPU, if nothing is to wait for the device.
+        magnitude: float ``[B]``, beside it: shears in pixels a row or column, shifts in pixels, the angle in degrees
+            against the clock, blends as the distance of their factor from 1, bits to keep, the brightness from which
+            pixels are inverted (white is 1). The last three operations have none.
+
+    Returns:
+        uint8 ``[B, C, H, W]``.
+
+    Raises:
+        TypeError: If the images are not uint8.
+        ValueError: If they do not have four axes, and one channel or three.
+
+    Example:
+        >>> picture = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+        >>> shift = torch.tensor([OPERATIONS.index("shift x")])
+        >>> apply_operations(picture, shift, torch.tensor([1.0]))[0, 0].tolist()
+        [[0, 0, 1], [0, 3, 4], [0, 6, 7]]
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images are {images.dtype}; expected uint8: augment colours before normalising")
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images have shape {list(images.shape)}; expected [batch, 1 or 3 channels, height, width]")
+    counts = operation.bincount(minlength=len(OPERATIONS)).tolist()
+    order = operation.argsort()
+    plan = _send(torch.stack([order, order.argsort(), operation[order], magnitude[order]]), images)
+    order, place, operation = plan[:3].long()
+    images = images.index_select(0, order)
+    kinds = [sum(counts[_MOVES]), sum(counts[_BLENDS]), *counts[_BLENDS.stop :]]
+    parts, magnitudes = images.split(kinds), plan[3].view(-1, 1, 1, 1).split(kinds)
+    done = [
+        _move(parts[0], operation[: kinds[0]], magnitudes[0]),
+        _blend(parts[1], counts[_BLENDS], magnitudes[1]),
+        parts[2] & (256 - 2 ** (8 - magnitudes[2])).to(torch.uint8),  # posterise
+        torch.where(parts[3] >= 255 * magnitudes[3], 255 - parts[3], parts[3]),  # solarise
+        vision.autocontrast(parts[4]),
+        vision.equalize(parts[5]),
+        parts[6],
+    ]
+    return torch.cat(done).index_select(0, place)
+
+
+def _move(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
+    """Shear, shift or rotate: the first five operations as one map from each pixel to where it comes from."""
+    height, width = images.shape[2:]
+    x = torch.arange(width, device=images.device) - (width - 1) / 2  # from the centre of the image
+    y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
+    mine = (operation == torch.arange(5, device=images.device)[:, None])[:, :, None, None]  # [5, b, 1, 1]
+    shear_x, shear_y, shift_x, shift_y, angle = torch.where(mine, magnitude[:, 0], 0.0)
+    cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
+    columns = cos * x + ((shear_x - sin) * y + shear_x * height / 2 - shift_x)  # shears leave the top left in place
+    rows = (shear_y + sin) * x + (cos * y + shear_y * width / 2 - shift_y)  # [b, H, W]
+    grid = torch.stack([columns / (width / 2), rows / (height / 2)], dim=-1)
+    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+
+
+def _blend(images: Tensor, counts: list[int], magnitude: Tensor) -> Tensor:
+    """Move away from the black, the colourless, the flat or the blurred image by a factor, or towards it."""
+    bland = [adjust(part, 0.0) for adjust, part in zip(_BLANDS, images.split(counts), strict=True)]
+    return torch.cat(bland).float().lerp_(images.float(), 1 + magnitude).clamp_(0, 255).to(torch.uint8)
+
+
+def random_erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Random erasing (Zhong et al., 2020): fill a rectangle with noise, each pixel and channel even in 0 to 255.
+
+    The rectangle covers 2 to 33 % of the image, at a height of 0.3 to 3.3 times its width where that fits, anywhere
+    inside. It comes before normalisation, so the noise has the range of pixels.
+
+    Args:
+        images: ``[B, C, H, W]``, uint8 or float, white being 255.
+        probability: How often an image is erased.
+        generator: Where the randomness comes from.
+
+    Raises:
+        ValueError: If ``probability`` is not in [0, 1].
+
+    Example:
+        >>> black = torch.zeros(50, 3, 8, 8, dtype=torch.uint8)
+        >>> erased = random_erase(black, 1.0, torch.Generator().manual_seed(0)).any(dim=1).flatten(1).sum(dim=1)
+        >>> 1 <= erased.min() < erased.max() <= 24  # pixels of 64
+        tensor(True)
+    """
+    _check_share("probability", probability)
+    count, channels, height, width = images.shape
+    chosen, area, aspect, top, left = torch.rand(5, count, generator=generator, device=generator.device)
+    which = (chosen < probability).nonzero()[:, 0]
+    area = 0.02 + 0.31 * area  # of the image
+    low = (area * height / width).clamp(min=0.3).log()  # a flatter one would be wider than the image
+    high = (height / width / area).clamp(max=3.3).log()
+    aspect = (low + aspect * (high - low)).exp()
+    tall = (area * height * width * aspect).sqrt().round().clamp(1, height)
+    wide = (area * height * width / aspect).sqrt().round().clamp(1, width)
+    top, left = (top * (height - tall + 1)).floor(), (left * (width - wide + 1)).floor()
+    box = torch.stack([which, *(edge[which] for edge in (top, top + tall, left, left + wide))])
+    which, top, bottom, left, right = _send(box, images)[:, :, None, None, None]
+    y, x = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    inside = (top <= y) & (y < bottom) & (left <= x) & (x < right)  # [erased, 1, H, W]
+    noise = _noise((len(inside), channels, height, width), generator, images)
+    which = which.flatten().long()
+    return images.index_copy(0, which, torch.where(inside, noise, images.index_select(0, which)))
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator, images: Tensor) -> Tensor:
+    """Values of 0 to 255, drawn where the images are: only a seed travels there."""
+    if generator.device.type != images.device.type:
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+        generator = torch.Generator(images.device).manual_seed(seed)
+    return torch.randint(256, shape, generator=generator, device=images.device, dtype=torch.uint8).to(images.dtype)
 
 
 def cutmix(
-    images: Tensor, labels: Tensor, classes: int, share: float, generator: torch.Generator
+    images: Tensor, targets: Tensor, classes: int, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """CutMix (Yun et al., 2019): paste a rectangle of another image of the batch, and mix the labels by area.
+    """CutMix (Yun et al., 2019): paste a rectangle of another image of the batch, and mix the targets by area.
 
     The rectangle has the image's proportions, a uniformly drawn area and a uniformly drawn centre; what sticks out
     is cut off. torchvision's own draws one rectangle for the whole batch.
 
     Args:
         images: ``[B, C, H, W]``.
-        labels: int64 ``[B]``.
+        targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
         classes: Number of classes.
         share: Share of the images, between 0 and 1, into which something is pasted.
         generator: Where the randomness comes from.
@@ -57,35 +237,145 @@ def cutmix(
         The images, and float targets ``[B, classes]`` that sum to 1.
 
     Raises:
-        ValueError: If ``share`` is not in [0, 1].
+        ValueError: If ``share`` is not in [0, 1], or the targets have another shape.
+
+    Example:
+        >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+        >>> mixed, targets = cutmix(images, torch.tensor([0, 1]), 2, 1.0, torch.Generator().manual_seed(0))
+        >>> torch.equal(targets[:, 1], (mixed == 255).float().mean(dim=(1, 2, 3)))  # the share of pixels of class 1
+        True
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}; expected a share of the images between 0 and 1")
+    _check_share("share", share)
+    targets = _probabilities(targets, len(images), classes)
     count, _, height, width = images.shape
-    partner = torch.randperm(count, generator=generator, device=generator.device).to(images.device)
-    chosen, area, row, column = torch.rand(4, count, 1, generator=generator, device=generator.device).to(images.device)
+    partner = _send(torch.randperm(count, generator=generator, device=generator.device), images)
+    chosen, area, row, column = _send(torch.rand(4, count, 1, generator=generator, device=generator.device), images)
     half = area.sqrt() / 2 * (chosen < share)
     rows = (torch.arange(height, device=images.device) + 0.5) / height  # centres of the pixels, from 0 to 1
     columns = (torch.arange(width, device=images.device) + 0.5) / width
     pasted = ((rows - row).abs() < half)[:, :, None] & ((columns - column).abs() < half)[:, None, :]  # [B, H, W]
-    foreign = pasted.float().mean(dim=(1, 2))[:, None]  # [B, 1]
-    target = F.one_hot(labels, classes).float()
-    return torch.where(pasted[:, None], images[partner], images), (1 - foreign) * target + foreign * target[partner]
+    own = 1 - pasted.float().mean(dim=(1, 2))[:, None]  # [B, 1]
+    mixed = torch.where(pasted[:, None], images.index_select(0, partner), images)
+    return mixed, torch.lerp(targets[partner], targets, own)
+
+
+def mixup(
+    images: Tensor, targets: Tensor, classes: int, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al., 2018): blend each image, and its target, with another one of the batch.
+
+    An image keeps the share λ ~ Beta(α, α), drawn for each alone: near 0 or 1 for a small α, near one half for a
+    large one.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
+        classes: Number of classes.
+        alpha: α, above 0.
+        generator: Where the randomness comes from.
+
+    Returns:
+        Float images on the same scale, and float targets ``[B, classes]`` that sum to 1.
+
+    Raises:
+        ValueError: If ``alpha`` is not above 0, or the targets have another shape.
+
+    Example:
+        >>> images = torch.tensor([0.0, 255.0]).view(2, 1, 1, 1)
+        >>> mixed, targets = mixup(images, torch.tensor([0, 1]), 2, 1.0, torch.Generator().manual_seed(0))
+        >>> torch.allclose(targets[:, 1], mixed.flatten() / 255)
+        True
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha is {alpha}; it must be above 0 (near 0: hardly any mixing; 1: any share alike)")
+    targets = _probabilities(targets, len(images), classes)
+    partner = _send(torch.randperm(len(images), generator=generator, device=generator.device), images)
+    own = _send(_beta(alpha, len(images), generator), images)
+    mixed = images.index_select(0, partner).float().lerp_(images.float(), own.view(-1, 1, 1, 1))
+    return mixed, torch.lerp(targets[partner], targets, own[:, None])
+
+
+def _beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
+    """``[count]`` draws from Beta(α, α): X / (X + Y) for X, Y ~ Gamma(α).
+
+    Gamma(α) is Gamma(α + 1) · U^(1/α), which for small α leaves the range of floats; so all in logarithms.
+    """
+    shape = torch.full((2, count), alpha + 1, device=generator.device)
+    uniform = 1 - torch.rand(2, count, generator=generator, device=generator.device)  # never 0
+    x, y = torch._standard_gamma(shape, generator=generator).log() + uniform.log() / alpha
+    return torch.sigmoid(x - y)
+
+
+def mix(
+    images: Tensor, targets: Tensor, classes: int, share: float, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """CutMix for some images and Mixup for all others: the first ``share`` of the batch, and the rest.
+
+    A training batch comes in random order, so every image may get either.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
+        classes: Number of classes.
+        share: Share of the images, between 0 and 1, that get CutMix.
+        alpha: Mixup's α, above 0.
+        generator: Where the randomness comes from.
+
+    Returns:
+        Float images on the same scale, and float targets ``[B, classes]`` that sum to 1.
+
+    Raises:
+        ValueError: As ``cutmix`` and ``mixup``.
+
+    Example:
+        >>> images, labels = torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.arange(8)
+        >>> mixed, targets = mix(images, labels, 8, 0.5, 0.8, torch.Generator().manual_seed(0))
+        >>> mixed.shape, targets.shape
+        (torch.Size([8, 3, 4, 4]), torch.Size([8, 8]))
+    """
+    _check_share("share", share)
+    targets, first = _probabilities(targets, len(images), classes), round(share * len(images))
+    cut, cut_targets = cutmix(images[:first], targets[:first], classes, 1.0, generator)
+    blend, blend_targets = mixup(images[first:], targets[first:], classes, alpha, generator)
+    return torch.cat([cut, blend]), torch.cat([cut_targets, blend_targets])
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 images to float32 with zero mean and unit variance for each channel, by the training set's figures.
+    """Images to float32 with zero mean and unit variance for each channel, by the training set's figures.
 
     Args:
-        images: uint8 ``[B, C, H, W]``.
+        images: ``[B, C, H, W]``, uint8 or float, white being 255.
         mean: Mean of each channel, on the scale where white is 1.
         std: Standard deviation of each channel, on the same scale.
 
     Raises:
         ValueError: If the number of figures is not the number of channels.
+
+    Example:
+        >>> normalise(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), mean=[0.5], std=[0.25])
+        tensor([[[[-2.,  2.]]]])
     """
     if not len(mean) == len(std) == images.shape[1]:
         raise ValueError(f"images have {images.shape[1]} channels, mean has {len(mean)} and std {len(std)} figures")
-    scale = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
-    shift = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
-    return (images - shift) / scale
+    shift, scale = _send(torch.tensor([[*mean], [*std]]) * 255, images)[:, :, None, None]
+    return (images - shift).div_(scale)
+
+
+def _send(small: Tensor, images: Tensor) -> Tensor:
+    """To the images' device; a GPU goes on with its work meanwhile (the copy is complete when the call returns)."""
+    return small.to(images.device, non_blocking=images.device.type == "cuda")
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} is {share}; expected a share of the images between 0 and 1")
+
+
+def _probabilities(targets: Tensor, count: int, classes: int) -> Tensor:
+    if targets.shape == (count,):
+        return F.one_hot(targets, classes).float()
+    if targets.shape == (count, classes):
+        return targets.float()
+    raise ValueError(
+        f"targets have shape {list(targets.shape)}; expected labels [{count}] or probabilities [{count}, {classes}]"
+    )
