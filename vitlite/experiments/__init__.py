@@ -7,7 +7,7 @@ An experiment is a module with a card as its docstring (``Question:``, ``Expecta
   has its ``"seeds"`` there;
 - ``points(config)``: the runs to make, the most telling first: dicts with a ``"seed"`` and a place on the grid;
 - ``run(point, config, work)``: make one run; ``work`` is a folder for its checkpoints. It returns what it measured;
-- ``summarise(runs)``: the answer, in a few figures, out of points and what was measured there.
+- ``summarise(runs)``: the answer, in a few figures, out of what the runs measured, each with its ``"point"``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,8 @@ def run(
         command += f" --seeds {' '.join(map(str, seeds))}"
     runs = _finish(experiment, config, place, jobs, force)
     record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
-              "scale": scale, "config": config, "dataset": experiment.DATASET, "runs": runs,
+              "scale": scale, "config": config, "dataset": experiment.DATASET,
+              "runs": [run["point"] | {key: run[key] for key in run if key != "point"} for run in runs],
               "summary": experiment.summarise(runs), **records.provenance(config.get("device", "cpu"))}  # fmt: skip
     return records.write(record, force=force, folder=folder)
 
@@ -108,7 +110,9 @@ def run(
 def _finish(experiment: ModuleType, config: dict, place: Path, jobs: int, force: bool) -> list[dict]:
     """Make the runs that are not made yet, in the order of the points, noting each; returns all of the points'."""
     finished = place / "finished.json"
-    made = json.loads(finished.read_text()) if finished.exists() and not force else []
+    if force:
+        shutil.rmtree(place, ignore_errors=True)
+    made = json.loads(finished.read_text()) if finished.exists() else []
     points = experiment.points(config)
     todo = [point for point in points if point not in [run["point"] for run in made]]
     began = time.perf_counter()
@@ -119,8 +123,7 @@ def _finish(experiment: ModuleType, config: dict, place: Path, jobs: int, force:
         left = (time.perf_counter() - began) / count * (len(todo) - count)
         print(f"{len(points) - len(todo) + count} of {len(points)} runs made: {_short(point)}; "
               f"about {_duration(left)} left", file=sys.stderr, flush=True)  # fmt: skip
-    results = {json.dumps(run.pop("point")): run for run in made}
-    return [point | results[json.dumps(point)] for point in points]
+    return sorted((run for run in made if run["point"] in points), key=lambda run: points.index(run["point"]))
 
 
 def _results(experiment: ModuleType, todo: list[dict], config: dict, place: Path, jobs: int) -> Iterator[tuple]:

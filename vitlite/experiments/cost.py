@@ -99,11 +99,12 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 def summarise(runs: list[dict]) -> dict:
     """What the largest image that was measured pixel by pixel costs, over what its largest patches cost."""
-    image_size = max(entry["image_size"] for entry in runs if entry["what"] == "pixels")
-    patch_size = max(entry["patch_size"] for entry in runs)
+    entries = [entry["point"] | entry for entry in runs]
+    image_size = max(entry["image_size"] for entry in entries if entry["what"] == "pixels")
+    patch_size = max(entry["patch_size"] for entry in entries)
     at = {
         (entry["patch_size"], entry["attention"]): entry
-        for entry in runs
+        for entry in entries
         if entry["image_size"] == image_size
     }
     ratios = {

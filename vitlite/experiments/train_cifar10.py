@@ -130,8 +130,8 @@ def summarise(runs: list[dict]) -> dict:
     """Mean accuracies over the seeds, for each stem."""
     return {
         stem: {
-            key: statistics.mean(run[key] for run in runs if run["stem"] == stem)
+            key: statistics.mean(run[key] for run in runs if run["point"]["stem"] == stem)
             for key in ("val_accuracy", "test_accuracy", "seconds")
         }
-        for stem in dict.fromkeys(run["stem"] for run in runs)
+        for stem in dict.fromkeys(run["point"]["stem"] for run in runs)
     }

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitlite.model import Size, ViT, pair
+from vitlite.config import Size, pair
+from vitlite.model import ViT
 from vitlite.train import distributed
 
 __all__ = ["autocast_dtype", "compiled", "compiling_pays", "default_device", "peak_flops", "train_flops"]
