@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitlite import ViT, ViTConfig
-from vitlite.model import Attention, DropPath, PatchEmbed
+from vitlite.model import Attention, DropPath, PatchEmbed, fused_pays
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=3, num_heads=4, mlp_dim=40)
 
@@ -78,6 +78,14 @@ def test_fused_and_explicit_attention_agree():
     assert nothing is None
     assert (fused - explicit).abs().max() < 1e-5
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 9))
+
+
+def test_the_kernel_is_chosen_by_device_precision_and_length():
+    query = torch.empty(1, 2, 65, 16)
+    assert fused_pays(query)
+    assert not fused_pays(query.bfloat16())
+    assert fused_pays(query.bfloat16().to("meta"))  # any device but a CPU
+    assert fused_pays(torch.empty(1, 2, 2000, 16, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("pool", ["token", "mean"])
