@@ -10,7 +10,7 @@ SOURCES := $(shell find book notebooks vitlite _config.yml _toc.yml package-lock
 CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
 
-.PHONY: help install book html lab execute smoke-full stamp test test-unit test-notebooks test-pages lint clean
+.PHONY: help install book html lab execute smoke-full stamp test test-unit test-notebooks test-pages lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -60,6 +60,10 @@ test-pages: $(SITE) ## check the built pages, in a browser where there is one
 
 lint: $(INSTALLED) ## check the code's style
 	@$(BIN)/ruff check .
+
+benchmark: $(INSTALLED) ## time the library beside four others; about 6 minutes on two idle cores, writes data/records
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@for name in attention input model training; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove what was built (the virtual environment stays)
 	rm -rf _build .pytest_cache .ruff_cache *.egg-info

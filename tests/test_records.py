@@ -18,7 +18,10 @@ RECORD = dict.fromkeys(records.KEYS, "") | {
 def test_the_records_of_the_book_are_complete(name):
     record = records.read(name)
     assert record["name"] == name
-    assert record["command"].startswith(f"python -m vitlite experiment {name}")
+    if name.startswith("benchmark_"):
+        assert record["command"].startswith(f"python benchmarks/{name.split('_')[1]}.py")
+    else:
+        assert record["command"].startswith(f"python -m vitlite experiment {name}")
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -45,9 +45,8 @@ def read(name: str, folder: Path = FOLDER) -> dict:
     path = folder / f"{name}.json"
     if not path.exists():
         near = difflib.get_close_matches(name, names(folder)) or names(folder) or ["none yet"]
-        raise FileNotFoundError(
-            f"there is no record {name!r}; near it: {', '.join(near)}. `python -m vitlite experiment {name}` makes it"
-        )
+        maker = "make benchmark" if name.startswith("benchmark_") else f"python -m vitlite experiment {name}"
+        raise FileNotFoundError(f"there is no record {name!r}; near it: {', '.join(near)}. `{maker}` makes it")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -130,12 +129,13 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit the code stands at, with ``+changes`` if files of the library differ from it."""
+    """The commit the code stands at, with ``+changes`` if files of the library or the benchmarks differ from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "vitlite") else "")
+        changes = git("status", "--porcelain", "--", "vitlite", "benchmarks")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

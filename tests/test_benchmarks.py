@@ -1,0 +1,89 @@
+"""Each benchmark runs through at its smallest, and what it compares is the same model."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitlite import records
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "shared")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A benchmark by its name, found like a script's neighbours; without vit-pytorch where that is not installed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    if not importlib.util.find_spec("vit_pytorch"):
+        monkeypatch.delitem(importlib.import_module("shared").PEERS, "vit-pytorch")
+    yield importlib.import_module
+    for name in [*NAMES, "shared"]:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_through_and_writes_a_complete_record(name, benchmark, tmp_path, capsys):
+    module = benchmark(name)
+    benchmark("shared").main(module, ["--scale", "quick"], tmp_path)
+    record = records.read(f"benchmark_{name}_cpu", tmp_path)
+    assert record["command"] == f"python benchmarks/{name}.py --scale quick"
+    assert set(records.KEYS) <= set(record)
+    assert all(0 < run["seconds_low"] <= run["seconds"] <= run["seconds_high"] for run in record["runs"])
+    assert all(ratio > 0 for ratio in record["summary"].values())
+    assert str(tmp_path) in capsys.readouterr().out
+    json.dumps(module.SCALES)  # a configuration goes into the record
+
+
+@pytest.mark.parametrize("name", ["model", "training"])
+def test_every_library_is_compared(name, benchmark):
+    module = benchmark(name)
+    libraries = {run["library"] for run in module.measure(module.SCALES["quick"])}
+    assert libraries == {"vitlite", *benchmark("shared").PEERS}
+
+
+def test_vit_pytorch_is_the_same_but_for_what_is_known(benchmark):
+    pytest.importorskip("vit_pytorch")
+    shared = benchmark("shared")
+    models = shared.libraries(shared.TINY, "cpu")
+    ours, theirs = (shared.parameters(models[name]) for name in ("vitlite", "vit-pytorch"))
+    assert theirs - ours == 2 * 3 * 4 * 4 + 2 * 16 - 2 * 3 * 16
+
+
+def test_another_model_is_noticed(benchmark, monkeypatch):
+    shared = benchmark("shared")
+    build, convert = shared.PEERS["timm"]
+    more_heads = lambda config: build(dataclasses.replace(config, num_heads=2 * config.num_heads))  # noqa: E731
+    monkeypatch.setitem(shared.PEERS, "timm", (more_heads, convert))
+    with pytest.raises(AssertionError, match="timm"):
+        shared.libraries(shared.TINY, "cpu")
+
+
+def test_calls_take_turns_and_each_goes_first(benchmark):
+    shared, order = benchmark("shared"), []
+    times = shared.interleaved({name: lambda name=name: order.append(name) for name in "abc"}, 4, "cpu")
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 4, "b": 4, "c": 4}
+    assert "".join(order[3 * shared.WARM_UP :]) == "abc" + "bca" + "cab" + "abc"
+
+
+def test_a_ratio_is_taken_round_by_round(benchmark):
+    shared = benchmark("shared")
+    assert shared.times_as_fast(mine=[1.0, 2.0, 10.0], its=[2.0, 6.0, 20.0]) == 2.0
+    assert shared.spread([1.0, 2.0, 3.0]) == {"rounds": 3, "seconds": 2.0, "seconds_low": 1.5, "seconds_high": 2.5}
+
+
+def test_both_pipelines_give_the_same_kind_of_batch(benchmark):
+    module = benchmark("input")
+    config = module.SCALES["quick"]
+    images = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8)
+    for fields in config["levels"].values():
+        recipe = module.Recipe("try", steps=1, batch_size=16, **fields)
+        ours = next(iter(module.Resident(images, torch.arange(32) % 10, recipe, "cpu")))
+        theirs = next(iter(module.loader(images, torch.arange(32) % 10, recipe, config)))
+        for mine, other in zip(ours, theirs, strict=True):
+            assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
