@@ -72,6 +72,6 @@ def test_rooms_on_one_floor_do_not_import_each_other():
 
 def test_the_check_sees_imports():
     found = modules()
-    assert "model" in found["weights"]
+    assert "model" in found["weights.shared"]
     assert "position" in found["model"]
     assert any(other.startswith("data") for other in found["train.trainer"])

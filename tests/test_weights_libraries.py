@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -100,7 +101,7 @@ def test_logits_equal_timms_distilled_deit(changes):
 def test_a_timm_state_dict_is_enough(tmp_path, case):
     theirs = timm_vit(**TIMM[case])
     torch.save({"model": theirs.state_dict()}, tmp_path / "nested.pth")
-    weights.safetensors.torch.save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
     for source in (theirs.state_dict(), tmp_path / "nested.pth", str(tmp_path / "vit.safetensors")):
         same(weights.from_timm(source, num_heads=3), theirs)
 

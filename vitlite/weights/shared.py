@@ -1,0 +1,334 @@
+"""What the libraries have in common: reading, renaming, and a model out of another's tensors, all of them or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitlite.config import Size, ViTConfig, pair
+from vitlite.model import PatchEmbed, ViT
+
+Source = nn.Module | Mapping[str, Tensor] | str | Path
+
+# What ViTConfig cannot express, by the names it has in the four libraries.
+INEXPRESSIBLE = {
+    r"\bls[12]\b|gamma_[12]|layer_?scale|lambda1": "layer scale",
+    r"\b[qk]_norm|norm_[qk]\b": "normalised queries and keys",
+    r"rope|rotary": "rotary positions",
+    r"norm_pre|pre_?layr?norm": "a norm before the first block",
+    r"attn_pool|MAPHead": "attention pooling",
+    r"w12|fc1_g|weights_in|\bgate": "a gated MLP or attention",
+    r"rel_pos|relative_position": "relative position biases",
+    r"attn\.norm|mlp\.norm": "a norm inside attention or MLP",
+    r"patch_embed\.(backbone|norm)|conv_root|conv_proj\.\w+\.": "a stem that is no plain patch projection",
+}
+
+
+# The tensors that tell a model's shape, by our names, with their axes.
+AXES = {"patch_embed.projection.weight": 4, "blocks.0.norm1.weight": 1, "blocks.0.mlp.contract.weight": 2}
+OPTIONAL = {"position": 3, "registers": 3, "head.out.weight": 2}
+
+
+class Library(NamedTuple):
+    """Whose weights: what we call their model, their names for our tensors, and their way of resampling positions.
+
+    A block's number is ``{}`` in a name; an entry stands for a tensor, or for a layer with its weight and bias. Where
+    they have two names for one thing, the first is the one that is written. ``head.hidden`` and ``head.out`` are the
+    head's layers.
+    """
+
+    title: str
+    convention: str
+    names: Mapping[str, str]
+
+
+def named(outside: Mapping[str, str], block: str, inside: Mapping[str, str]) -> dict[str, str]:
+    """A table of names: outside the blocks, and inside one, ``block`` being what stands before its number."""
+    return {**outside} | {f"{block}{{}}.{theirs}": f"blocks.{{}}.{ours}" for theirs, ours in inside.items()}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict, all of it or nothing.
+
+    Args:
+        model: Any module.
+        state: Its tensors by name.
+        origin: Where they come from, for the message.
+
+    Raises:
+        ValueError: If a tensor is missing, left over or of another shape; the message lists every one.
+
+    Example:
+        >>> fill(nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
+        Traceback (most recent call last):
+        ValueError: the file does not fit the model; nothing was loaded:
+          weight: [1, 3] there, [1, 2] in the model
+          bias: missing
+    """
+    wanted = model.state_dict()
+    wrong = [f"{name}: {list(state[name].shape)} there, {list(tensor.shape)} in the model"
+             for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]  # fmt: skip
+    wrong += [f"{name}: missing" for name in wanted if name not in state]
+    wrong += [f"{name}: not in the model" for name in state if name not in wanted]
+    if wrong:
+        raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong))
+    model.load_state_dict(dict(state))
+
+
+# ---- what comes in
+
+
+def read(source: Source) -> tuple[dict[str, Tensor], nn.Module | None]:
+    """The state dict, and the model if it is one."""
+    if isinstance(source, nn.Module):
+        return dict(source.state_dict()), source
+    if not isinstance(source, Mapping | str | Path):
+        raise TypeError(f"source is a {type(source).__name__}; expected a model, its state dict, or a file of that")
+    state = _file(Path(source)) if isinstance(source, str | Path) else source
+    for name in ("model", "state_dict"):  # as DeiT publishes its weights
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{source} holds a {type(state).__name__}; expected a state dict")
+    others = [f"{name!r} is a {type(value).__name__}" for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"expected a state dict, a tensor for every name, but {others[0]}; pass model.state_dict()")
+    return dict(state), None
+
+
+def _file(path: Path) -> object:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".npz":
+        raise ValueError(f"{path} is an .npz of arrays; read it with from_npz")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors ({str(error).splitlines()[0]}); fetch it again, or save "
+            "model.state_dict() alone"
+        ) from error
+
+
+def given(**told) -> dict:
+    """What the caller has said."""
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def epsilon(model: nn.Module) -> float:
+    """The one epsilon of a model's LayerNorms."""
+    found = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
+    if len(found) != 1:
+        raise ValueError(
+            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(found) or 'no LayerNorm'}"
+        )
+    return found.pop()
+
+
+def gelu_of(activation: nn.Module) -> str:
+    """Which GELU an activation is, by what it does."""
+    x = torch.linspace(-4, 4, 81)
+    for approximate, name in (("none", "exact"), ("tanh", "tanh")):
+        if torch.allclose(activation(x), F.gelu(x, approximate=approximate), rtol=0, atol=1e-5):
+            return name
+    raise ValueError(f"ViTConfig cannot express the activation {type(activation).__name__}; it knows two forms of GELU")
+
+
+def refuse(beginning: str, reasons: Mapping[str, bool]) -> None:
+    """Raise a ValueError with every reason that holds."""
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise ValueError(f"{beginning} {', no '.join(found)}")
+
+
+# ---- a model out of theirs
+
+
+def assemble(
+    library: Library, state: Mapping[str, Tensor], told: Mapping, image_size: Size | None, num_classes: int | None
+) -> ViT:
+    """A model out of their tensors and what is told beside; its warnings point at the caller's caller."""
+    state, remarks = _ours(library, state)
+    config = _config(library, state, told, image_size)
+    if num_classes is None and "head.out.weight" not in state:
+        raise ValueError(f"{library.title} without a head; pass num_classes= for a new one")
+    new_head = num_classes is not None and len(state.get("head.out.weight", ())) != num_classes
+    if new_head:
+        config = dataclasses.replace(config, num_classes=num_classes, head="linear", zero_head=True)
+        state = {name: tensor for name, tensor in state.items() if not _of_head(name)}
+        remarks.append(f"the head is new, for {num_classes} classes, and starts at zero: train it")
+    model, state = ViT(config), renamed(state, _head_names(config))
+    state["patch_embed.projection.weight"] = state["patch_embed.projection.weight"].flatten(1)  # kernel -> matrix
+    if new_head:
+        state |= {name: tensor for name, tensor in model.state_dict().items() if _of_head(name)}
+    fill(model, state, f"the state of {library.title}")
+    (old_height, old_width), (height, width) = pair(config.image_size), pair(image_size or config.image_size)
+    if (old_height, old_width) != (height, width):
+        model = model.at_resolution((height, width), library.convention)
+        remarks.append(
+            f"the model was made for images of {old_height}×{old_width}; its positions are resampled for "
+            f"{height}×{width} as by convention {library.convention!r}"
+        )
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
+    return model.eval()
+
+
+def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Their tensors under our names, and what there is to remark."""
+    refused = [f"{name}: {what}" for pattern, what in INEXPRESSIBLE.items()
+               for name in state if re.search(pattern, name)]  # fmt: skip
+    if refused:
+        raise ValueError(
+            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
+        )
+    first, state = ", ".join(list(state)[:3]), renamed(state, library.names)
+    for name, axes in (AXES | {name: axes for name, axes in OPTIONAL.items() if name in state}).items():
+        if name not in state or state[name].ndim != axes:
+            raise ValueError(
+                f"these are not the weights of {library.title} with a plain patch projection: nothing in them is "
+                f"{name} with {axes} axes (first names: {first})"
+            )
+    for name in [name for name in state if name.startswith("blocks.") and ".query." in name]:
+        parts = [name.replace("query", part) for part in ("query", "key", "value")]
+        if all(part in state for part in parts):
+            state[name.replace("query", "qkv")] = torch.cat([state.pop(part) for part in parts])
+    if any(name.endswith(("qkv.bias", "query.bias")) for name in state):
+        return state, []
+    zeros = state["blocks.0.norm1.weight"].new_zeros(3 * len(state["blocks.0.norm1.weight"]))
+    state |= {f"blocks.{block}.attention.qkv.bias": zeros for block in range(_depth(state))}
+    return state, [f"{library.title} whose query, key and value have no bias: zeros stand in for it"]
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    return 1 + max(int(found[1]) for found in map(re.compile(r"blocks\.(\d+)\.").match, state) if found)
+
+
+def _config(library: Library, state: Mapping[str, Tensor], told: Mapping, asked: Size | None) -> ViTConfig:
+    """The shape that the tensors have, with what they do not say from ``told``."""
+    width, channels, *patch_size = state["patch_embed.projection.weight"].shape
+    told = {"pool": "token"} | told
+    if "num_heads" not in told and width % 64:
+        raise ValueError(
+            f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
+        )
+    if "position" not in state and told.get("position") != "none":
+        raise ValueError(f"{library.title} without position embeddings; if it has none, pass the live model")
+    rows = state["position"].shape[1] if "position" in state else None
+    tokens = {"class_token": "class_token" in state, "distillation": "distillation_token" in state,
+              "registers": state["registers"].shape[1] if "registers" in state else 0}  # fmt: skip
+    prefix = sum(tokens.values())
+    if tokens["class_token"] == (told["pool"] == "token"):
+        del tokens["class_token"]  # as by default
+    size = pair(told.get("image_size") or _image_size(library, rows, prefix, patch_size, asked))
+    patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
+    shape = {
+        "patch_size": _tidy(patch_size),
+        "in_channels": channels,
+        "num_classes": len(state.get("head.out.weight", (0,))),
+        "embed_dim": width,
+        "depth": _depth(state),
+        "num_heads": width // (80 if width == 1280 else 64),
+        "mlp_dim": state["blocks.0.mlp.contract.weight"].shape[1],
+        "prefix_positions": prefix == 0 or rows != patches,
+        "head": "mlp" if "head.hidden.weight" in state else "linear",
+    }
+    return ViTConfig(**(shape | tokens | told | {"image_size": _tidy(size)}))
+
+
+def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
+    """The size of the square images, or else the one asked for, that a position table of so many rows was made for."""
+    for patches in (rows - prefix, rows):  # with and without rows for the prefix
+        side = math.isqrt(max(patches, 0))
+        if side and side * side == patches:
+            return side * patch_size[0], side * patch_size[1]
+    if asked is None:
+        raise ValueError(
+            f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens; "
+            "pass the image_size= that the weights were made for"
+        )
+    return asked
+
+
+def _tidy(size: Sequence[int]) -> Size:
+    return size[0] if size[0] == size[1] else (size[0], size[1])
+
+
+# ---- theirs out of a model
+
+
+def exported(model: ViT, library: Library, table: Tensor | None) -> dict[str, Tensor]:
+    """The state dict under another library's names, with one table of positions (or none)."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("position")}
+    state |= {} if table is None else {"position": table}
+    kernel = state["patch_embed.projection.weight"].unflatten(1, (-1, *model.patch_embed.patch_size))
+    state |= {"patch_embed.projection.weight": kernel}
+    return renamed(renamed(state, _turned(_head_names(model.config))), _turned(library.names))
+
+
+def full_table(model: ViT) -> Tensor:
+    """The position table with a row for every token: zeros where a token has no position."""
+    config, table = model.config, model.position_table()
+    tokens = config.prefix_tokens + config.num_patches
+    if table is None:
+        return model.norm.weight.new_zeros(1, tokens, config.embed_dim)
+    return F.pad(table, (0, 0, tokens - table.shape[1], 0))
+
+
+def never_expressed(model: ViT) -> dict[str, bool]:
+    """What no other library has, of a model that shall go out.
+
+    Raises:
+        TypeError: If it is no ViT of vitlite's.
+    """
+    if not isinstance(model, ViT):
+        raise TypeError(f"model is a {type(model).__name__}; expected vitlite's ViT")
+    return {
+        "relative positions": model.config.position == "relative",
+        "hybrid stem of vitlite's": not isinstance(model.patch_embed, PatchEmbed),
+    }
+
+
+# ---- names
+
+
+def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Every tensor under its other name, or under its own where the table has none."""
+    blocks = range(len(state))  # there are no more blocks than tensors
+    table = {theirs.format(block): ours.format(block) for theirs, ours in names.items() for block in blocks}
+    result = {}
+    for name, tensor in state.items():
+        layer, _, leaf = name.rpartition(".")
+        other = table.get(name) or (f"{table[layer]}.{leaf}" if layer in table else name)
+        if other in result:
+            raise ValueError(f"{name} has the place of another tensor: both are {other} in a vitlite model")
+        result[other] = tensor
+    return result
+
+
+def _turned(names: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in reversed(names.items())}
+
+
+def _head_names(config: ViTConfig) -> dict[str, str]:
+    last = 2 if config.head == "mlp" else 0
+    names = {f"{head}.out": f"{head}.{last}" for head in ("head", "distillation_head")}
+    return names | ({"head.hidden": "head.0"} if last else {})
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith(("head.", "distillation_head."))
