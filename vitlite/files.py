@@ -23,6 +23,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: If the file cannot be written, for lack of space or of rights; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with written_whole(path) as beside:
+        ...     count = beside.write_text("all of it")
+        >>> path.read_text()
+        'all of it'
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -20,7 +20,7 @@ from vitlite.config import at_least, check_images
 from vitlite.model import PatchEmbed
 from vitlite.resnet import initialise, norm_layer, stage, trunk
 
-__all__ = ["STEMS", "ConvStem", "R50", "ResNetStem", "StandardisedConv2d", "build"]
+__all__ = ["STEMS", "ConvStem", "R50", "ResNetStem", "StandardisedConv2d", "Stem", "build"]
 
 
 class Stem(nn.Module):
@@ -29,6 +29,11 @@ class Stem(nn.Module):
     Attributes:
         spec: The stem's name and the arguments that ``build`` makes the same stem from; plain JSON.
         patch_size: Pixels from one token to the next, as in ``ViTConfig``.
+
+    Example:
+        >>> stem = ResNetStem(192, stride=4, map_patch=2)
+        >>> stem.patch_size, stem.spec["stem"], isinstance(stem, Stem)
+        (8, 'resnet', True)
     """
 
     def __init__(self, spec: dict, layers: nn.Sequential, channels: int, map_patch: int = 1) -> None:
@@ -211,6 +216,7 @@ class StandardisedConv2d(nn.Conv2d):
         return F.conv2d(x, self.standardised(), None, self.stride, self.padding)
 
 
+#: The stems by the names that a ``spec`` gives them.
 STEMS: dict[str, type[Stem]] = {"conv": ConvStem, "resnet": ResNetStem, "r50": R50}
 
 

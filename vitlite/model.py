@@ -34,6 +34,10 @@ class PatchEmbed(nn.Module):
     """Cut images into patches, flatten each, and map it linearly to width D (``x_p E`` of Eq. 1).
 
     The same map as a convolution with kernel and stride P; written out, it shows the sequence.
+
+    Example:
+        >>> PatchEmbed(patch_size=4, in_channels=3, embed_dim=64)(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 64, 64])
     """
 
     def __init__(self, patch_size: Size, in_channels: int, embed_dim: int) -> None:
@@ -59,7 +63,13 @@ def fused_pays(query: Tensor) -> bool:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Eq. 6 to 8 in App. A): every token asks all tokens, h times in parallel."""
+    """Multi-head self-attention (Eq. 6 to 8 in App. A): every token asks all tokens, h times in parallel.
+
+    Example:
+        >>> mixed, weights = Attention(embed_dim=64, num_heads=4)(torch.randn(1, 17, 64), return_attention=True)
+        >>> mixed.shape, weights.shape
+        (torch.Size([1, 17, 64]), torch.Size([1, 4, 17, 17]))
+    """
 
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, relative: position.RelativeKeys | None = None
@@ -93,7 +103,12 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, applied to each token alone."""
+    """Two linear layers with a GELU between them, applied to each token alone.
+
+    Example:
+        >>> Mlp(embed_dim=64, mlp_dim=256)(torch.zeros(1, 17, 64)).shape
+        torch.Size([1, 17, 64])
+    """
 
     def __init__(self, embed_dim: int, mlp_dim: int, dropout: float = 0.0, gelu: str = "exact") -> None:
         super().__init__()
@@ -109,7 +124,12 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, skip a residual branch for some images, and scale the rest to make up."""
+    """Stochastic depth: while training, skip a residual branch for some images, and scale the rest to make up.
+
+    Example:
+        >>> DropPath(0.5)(torch.ones(1000, 17, 64)).unique()
+        tensor([0., 2.])
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -127,7 +147,13 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm encoder block: attention (Eq. 2), then the MLP (Eq. 3), each with its residual."""
+    """One pre-norm encoder block: attention (Eq. 2), then the MLP (Eq. 3), each with its residual.
+
+    Example:
+        >>> z, _ = Block(ViTConfig(embed_dim=64, num_heads=4, mlp_dim=256))(torch.zeros(1, 197, 64))
+        >>> z.shape
+        torch.Size([1, 197, 64])
+    """
 
     def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
         super().__init__()

@@ -19,10 +19,10 @@ __all__ = [
 
 Grid = tuple[int, int]
 
-# What ``ViTConfig.position`` may be.
+#: What ``ViTConfig.position`` may be.
 KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d")
 
-# How each library resamples the grid of position embeddings: arguments of torch.nn.functional.interpolate.
+#: How each library resamples a grid of position embeddings: arguments of ``torch.nn.functional.interpolate``.
 CONVENTIONS: dict[str, dict] = {
     "jax": {"mode": "bilinear", "align_corners": True},  # the official code: scipy's linear zoom
     "torchvision": {"mode": "bicubic", "align_corners": True},

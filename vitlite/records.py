@@ -31,7 +31,12 @@ SCALES = ("quick", "cpu", "full")  # from the weakest evidence to the strongest
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """The records there are."""
+    """The records there are.
+
+    Example:
+        >>> "train_cifar10" in names()
+        True
+    """
     return sorted(path.stem for path in folder.glob("*.json"))
 
 
@@ -41,6 +46,10 @@ def read(name: str, folder: Path = FOLDER) -> dict:
     Raises:
         FileNotFoundError: If there is none; the message gives the nearest names.
         ValueError: If the file is not a complete record.
+
+    Example:
+        >>> read("train_cifar10")["name"]
+        'train_cifar10'
     """
     path = folder / f"{name}.json"
     if not path.exists():
@@ -60,6 +69,9 @@ def check(record: dict) -> None:
 
     Raises:
         ValueError: If a key is missing, there is no run, a run has no seed, or an accuracy is not a fraction.
+
+    Example:
+        >>> check(read("train_cifar10"))
     """
     missing = [key for key in KEYS if key not in record]
     if missing:
@@ -89,6 +101,11 @@ def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
     Raises:
         ValueError: If the record is not complete.
         FileExistsError: If a record of a larger scale is there and ``force`` is not given.
+
+    Example:
+        >>> import tempfile
+        >>> write(read("train_cifar10"), folder=Path(tempfile.mkdtemp())).name
+        'train_cifar10.json'
     """
     check(record)
     path = folder / f"{record['name']}.json"
@@ -104,7 +121,12 @@ def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
 
 
 def provenance(device: torch.device | str = "cpu") -> dict:
-    """Where, when and with what: the keys ``hardware``, ``versions``, ``commit`` and ``date`` of a record."""
+    """Where, when and with what: the keys ``hardware``, ``versions``, ``commit`` and ``date`` of a record.
+
+    Example:
+        >>> sorted(provenance())
+        ['commit', 'date', 'hardware', 'versions']
+    """
     return {
         "hardware": _hardware(torch.device(device)),
         "versions": {"python": platform.python_version()}

@@ -41,6 +41,10 @@ class ResNetConfig:
 
     Raises:
         ValueError: If a number is below 1, the norm is unknown, or the groups do not divide the width.
+
+    Example:
+        >>> ResNetConfig(width=16, blocks=9)  # ResNet-56
+        ResNetConfig(in_channels=3, num_classes=10, width=16, blocks=9, norm='batch')
     """
 
     in_channels: int = 3

@@ -19,6 +19,10 @@ def current() -> str:
 
     Raises:
         ValueError: If ``VITLITE_SCALE`` is set to anything else.
+
+    Example:
+        >>> current() in ("quick", "full")
+        True
     """
     chosen = os.environ.get("VITLITE_SCALE") or ("full" if torch.cuda.is_available() else "quick")
     if chosen not in ("quick", "full"):
@@ -38,6 +42,11 @@ def pick(*, quick: dict, full: dict) -> SimpleNamespace:
 
     Raises:
         ValueError: If the two sets do not have the same names.
+
+    Example:
+        >>> numbers = pick(quick={"depth": 3}, full={"depth": 9})
+        >>> numbers.depth == {"quick": 3, "full": 9}[numbers.name]
+        True
     """
     if quick.keys() != full.keys():
         raise ValueError(

@@ -29,6 +29,8 @@ from torchvision.transforms.functional import center_crop, resize
 
 from . import scenes
 
+__all__ = ["Split", "Splits", "load"]
+
 NAMES = ("scenes", "cifar10", "cifar100")
 HELD_OUT = 0.1  # share of the training images that becomes the validation split
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -50,6 +52,11 @@ class Split:
         classes: the name of each class.
         mean: mean of each channel over the *training* images, on the scale 0 to 1.
         std: standard deviation of each channel over the training images, on the same scale.
+
+    Example:
+        >>> train = load("scenes", train_images=100, held_out=20).train
+        >>> train.images.shape, train.images.dtype, len(train.subset(50))
+        (torch.Size([100, 3, 32, 32]), torch.uint8, 50)
     """
 
     images: Tensor
@@ -92,7 +99,13 @@ class Split:
 
 
 class Splits(NamedTuple):
-    """The three splits of a data set. Choose on ``validation``; read ``test`` once, at the end."""
+    """The three splits of a data set. Choose on ``validation``; read ``test`` once, at the end.
+
+    Example:
+        >>> sets = load("scenes", train_images=100, held_out=20)
+        >>> [len(split) for split in sets]
+        [100, 20, 20]
+    """
 
     train: Split
     validation: Split
@@ -135,6 +148,11 @@ def load(
         ValueError: for an unknown name, and for files that do not have the form above.
         ConnectionError: if CIFAR has to be downloaded and cannot be.
         RuntimeError: if the downloaded archive is not the expected one, for example because it was cut short.
+
+    Example:
+        >>> sets = load("scenes", train_images=100, held_out=20, image_size=(32, 48))
+        >>> sets.train.images.shape, sets.train.classes[0]
+        (torch.Size([100, 3, 32, 48]), 'fish')
     """
     name = str(name_or_path)
     if name == "scenes":

@@ -22,6 +22,8 @@ from zlib import crc32
 
 import numpy as np
 
+__all__ = ["CLASSES", "Cues", "describe", "random_bits", "render"]
+
 Array = np.ndarray
 FAR = np.float32(9.0)  # a distance that no pixel of the object reaches: "this layer is empty"
 PIXELS_PER_BLOCK = 65_536  # images are drawn in blocks that fit a core's cache
@@ -42,6 +44,10 @@ class Cues:
 
     Raises:
         ValueError: if a strength lies outside 0 to 1.
+
+    Example:
+        >>> Cues(shape=0)  # hue and texture alone say what it is
+        Cues(shape=0, hue=0.6, texture=0.6)
     """
 
     shape: float = 1.0
@@ -75,7 +81,12 @@ def _mix(x: Array) -> Array:
 
 
 def random_bits(seed: int, indices: Array, purpose: str) -> Array:
-    """64 random bits for each index: uint64 of the shape of ``indices``, a hash of (seed, index, purpose)."""
+    """64 random bits for each index: uint64 of the shape of ``indices``, a hash of (seed, index, purpose).
+
+    Example:
+        >>> random_bits(0, np.arange(3), "demo").dtype
+        dtype('uint64')
+    """
     start = _mix(np.array([seed % 2**64], dtype=np.uint64))
     start = _mix(start + np.uint64(crc32(purpose.encode())))
     return _mix(start + _GOLDEN * np.asarray(indices).astype(np.int64).astype(np.uint64))
@@ -132,6 +143,10 @@ def describe(indices: Sequence[int] | Array, seed: int = 0, cues: Cues | None = 
     Returns:
         Arrays of length N by name: ``label``, and ``shape``, ``hue`` and ``texture``, the classes that each
         cue shows (all int64), beside every quantity of `RANGES` (float32).
+
+    Example:
+        >>> describe([0, 17])["label"]
+        array([0, 7])
     """
     cues = Cues() if cues is None else cues
     indices = np.asarray(indices, dtype=np.int64)
@@ -421,6 +436,7 @@ KINDS: dict[str, _Kind] = {
     "boat": _Kind(_boat, _diagonals, 0.47),
     "star": _Kind(_star, _checks, 0.66),
 }
+#: The ten classes, in the order of the labels.
 CLASSES = tuple(KINDS)
 
 
@@ -448,6 +464,11 @@ def render(
 
     Raises:
         ValueError: if an index is negative or not whole, or an image side is shorter than 8 pixels.
+
+    Example:
+        >>> images, labels, masks = render([0, 17], image_size=64)
+        >>> images.shape, labels, masks.shape
+        ((2, 3, 64, 64), array([0, 7]), (2, 64, 64))
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if min(size) < 8:

@@ -96,10 +96,11 @@ def info(path: str | Path) -> dict:
 
     Example:
         >>> import tempfile
+        >>> from vitlite.resnet import ResNet, ResNetConfig
         >>> model = ResNet(ResNetConfig(width=8, blocks=1))
         >>> told = info(save(model, Path(tempfile.mkdtemp()) / "model.safetensors", dtype=torch.bfloat16))
         >>> told["model"], told["config"].width, told["parameters"], told["dtype"]
-        ('ResNet', 8, 20106, 'BF16')
+        ('ResNet', 8, 19954, 'BF16')
     """
     with _opened(path) as file:
         return _counted(file) | _told(file, path)  # an older file does not tell its parameters

@@ -71,7 +71,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
         ValueError: If a tensor is missing, left over or of another shape; the message lists every one.
 
     Example:
-        >>> fill(nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
+        >>> fill(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
         Traceback (most recent call last):
         ValueError: the file does not fit the model; nothing was loaded:
           weight: [1, 3] there, [1, 2] in the model

@@ -103,8 +103,6 @@ def to_timm(model: ViT) -> nn.Module:
         ValueError: If timm's architecture cannot express the model; the message says why.
 
     Example:
-        >>> import torch
-        >>> from vitlite import ViTConfig
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
         >>> to_timm(model)(torch.zeros(1, 3, 16, 16)).shape
         torch.Size([1, 5])

@@ -72,6 +72,7 @@ def from_torchvision(
         ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
 
     Example:
+        >>> import torchvision
         >>> theirs = torchvision.models.VisionTransformer(32, 8, 1, 2, 128, 256, num_classes=5)
         >>> from_torchvision(theirs)(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 5])
@@ -129,7 +130,6 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
         ValueError: If torchvision's architecture cannot express the model; the message says why.
 
     Example:
-        >>> from vitlite import ViTConfig
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
         >>> type(to_torchvision(model)).__name__
         'VisionTransformer'

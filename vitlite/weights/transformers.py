@@ -93,8 +93,9 @@ def from_transformers(
         ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
 
     Example:
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> theirs = ViTForImageClassification(ViTConfig(hidden_size=48, num_hidden_layers=1, num_attention_heads=3))
+        >>> import transformers
+        >>> shape = transformers.ViTConfig(hidden_size=48, num_hidden_layers=1, num_attention_heads=3)
+        >>> theirs = transformers.ViTForImageClassification(shape)
         >>> from_transformers(theirs).config.num_heads
         3
     """
