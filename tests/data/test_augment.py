@@ -1,6 +1,5 @@
 """Augmentation is drawn for each image alone, and moves pixels without changing them."""
 
-import doctest
 import math
 
 import pytest
@@ -23,12 +22,6 @@ def smooth_images(count, channels=3, height=32, width=32):
     """Pictures with edges, gradients and a narrow range of greys, as photographs have."""
     coarse = images(count, channels, 5, 5).float()
     return (30 + 0.7 * vision.resize(coarse, [height, width], antialias=False)).to(torch.uint8)
-
-
-def test_the_examples_in_the_docstrings_run():
-    tried = doctest.testmod(augment)
-    assert tried.attempted > 15
-    assert not tried.failed
 
 
 def test_flip_mirrors_about_half_of_the_images():
