@@ -266,7 +266,7 @@ def test_a_stem_of_another_stride_is_refused():
         ({"stem": "conv", "embed_dim": 24, "stride": 6}, "stride is 6; expected a power of 2"),
         ({"stem": "resnet", "embed_dim": 24, "stride": 1}, "stride is 1; expected a power of 2, from 2 on"),
         ({"stem": "r50", "stride": 8}, "stride is 8; expected 16"),
-        ({"stem": "conv", "embed_dim": 24, "norm": "layer"}, "norm is 'layer'; expected 'batch' or 'group'"),
+        ({"stem": "conv", "embed_dim": 24, "norm": "layer"}, "norm is 'layer'; expected one of 'batch', 'group'"),
         ({"stem": "conv", "embed_dim": 24, "width": 6}, "width is 6; group norm needs a multiple of its 4 groups"),
         ({"stem": "resnet", "embed_dim": 24, "blocks": 0}, "blocks is 0; it must be at least 1"),
         ({"stem": "resnet", "embed_dim": 0}, "embed_dim is 0; it must be at least 1"),
@@ -278,12 +278,29 @@ def test_a_stem_that_cannot_be_is_refused(spec, message):
 
 
 @pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: build("conv"), TypeError, "spec is 'conv'; expected a mapping such as {'stem': 'conv'"),
+        (lambda: ConvStem(24.0), TypeError, "embed_dim is 24.0; expected an int"),
+        (lambda: ConvStem(24, stride=4.0), TypeError, "stride is 4.0; expected an int"),
+        (lambda: ResNetStem(24, map_patch=1.5), TypeError, "map_patch is 1.5; expected an int"),
+        (lambda: StandardisedConv2d(3, 0, 3), ValueError, "out_channels is 0"),
+        (lambda: StandardisedConv2d(3, 8, 3, 2)(torch.zeros(1, 3, 15, 16)), ValueError, "input is 15×16, stride is 2"),
+        (lambda: ViT(ViTConfig(32, 4, embed_dim=24, num_heads=4), ConvStem), TypeError, "expected a Module"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
     ("batch", "error", "message"),
     [
         (torch.zeros(2, 1, 16, 16), ValueError, r"\[2, 1, 16, 16\], expected \[batch, 3, height, width\]"),
         (torch.zeros(3, 16, 16), ValueError, "add a batch axis"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "torch.uint8; expected floating point"),
-        (torch.zeros(2, 3, 16, 30), ValueError, "image is 16×30, the stem makes a token every 4 pixels: 30 is not"),
+        (torch.zeros(2, 3, 16, 30), ValueError, "image is 16×30, patch size is 4: 30 is not a multiple"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(batch, error, message):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitlite import ViT, ViTConfig
-from vitlite.model import Attention, DropPath, PatchEmbed, fused_pays
+from vitlite.model import Attention, Block, DropPath, Mlp, PatchEmbed, fused_pays
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=3, num_heads=4, mlp_dim=40)
 
@@ -331,12 +331,50 @@ def test_a_shape_that_cannot_be_is_refused(changes, message):
 
 
 @pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ViTConfig(embed_dim=64.0), TypeError, "embed_dim is 64.0; expected an int"),
+        (lambda: ViTConfig(registers="2"), TypeError, "registers is '2'; expected an int"),
+        (lambda: ViTConfig(image_size="32"), TypeError, r"image_size is '32'; expected an int, or two as \(height"),
+        (lambda: ViTConfig(patch_size=(4, 4, 3)), TypeError, r"patch_size is \(4, 4, 3\)"),
+        (lambda: ViTConfig(dropout="a"), TypeError, "dropout is 'a'; expected a number"),
+        (lambda: ViTConfig(layer_norm_eps=-1), ValueError, "layer_norm_eps is -1"),
+        (lambda: ViTConfig(class_token="yes"), ValueError, "class_token is 'yes'; expected one of None, False, True"),
+        (lambda: ViTConfig(distillation=2), ValueError, "distillation is 2"),
+        (lambda: ViT(192), TypeError, "config is 192; expected a ViTConfig"),
+        (lambda: ViT(SMALL, nn.Linear), TypeError, "patch_embed is .*; expected a Module"),
+        (lambda: ViT(SMALL).at_resolution(24.0), TypeError, "image_size is 24.0"),
+        (lambda: ViT(SMALL).reset_head(2.0), TypeError, "num_classes is 2.0"),
+        (lambda: ViT(SMALL).encode(None), TypeError, "tokens is None; expected a Tensor"),
+        (lambda: Block(24), TypeError, "config is 24; expected a ViTConfig"),
+        (lambda: PatchEmbed(0, 3, 24), ValueError, "patch_size is 0"),
+        (lambda: PatchEmbed(4, 3, 0), ValueError, "embed_dim is 0"),
+        (lambda: PatchEmbed(4, 3, 24)(torch.zeros(2, 3, 15, 16)), ValueError, "15 is not a multiple of 4"),
+        (lambda: PatchEmbed(4, 3, 24)(torch.zeros(3, 16, 16)), ValueError, "add a batch axis"),
+        (lambda: Attention(24, 5), ValueError, "embed_dim is 24, num_heads is 5"),
+        (lambda: Attention(24, 4)(torch.zeros(5, 24)), ValueError, r"\[5, 24\], expected \[batch, tokens, 24\]"),
+        (lambda: Mlp(24, 0), ValueError, "mlp_dim is 0"),
+        (lambda: Mlp(24, 40, gelu="relu"), ValueError, "gelu is 'relu'; expected one of 'exact', 'tanh'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_size_given_as_a_list_is_a_pair():
+    assert ViTConfig(image_size=[32, 48]) == ViTConfig(image_size=(32, 48))
+
+
+@pytest.mark.parametrize(
     ("batch", "error", "message"),
     [
         (torch.zeros(2, 1, 16, 16), ValueError, r"\[2, 1, 16, 16\], expected \[batch, 3, 16, 16\]"),
         (torch.zeros(3, 16, 16), ValueError, "add a batch axis"),
         (torch.zeros(2, 16, 16, 3), ValueError, "permute"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "torch.uint8; expected floating point"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), TypeError, r"pass images.to\(torch.float32\)"),
+        (torch.zeros(2, 3, 16, 16).numpy(), TypeError, "images is a ndarray; expected a Tensor"),
         (torch.zeros(2, 3, 20, 16), ValueError, "image is 20×16, the model was built for 16×16.*at_resolution"),
     ],
 )

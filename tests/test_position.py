@@ -329,9 +329,16 @@ def test_an_unknown_kind_is_refused():
         build(position="none").at_resolution(16, "none")
 
 
-@pytest.mark.parametrize("kind", ["learned-1d", "learned-2d", "sincos-2d"])
-def test_positions_of_another_grid_are_refused(kind):
-    with pytest.raises(ValueError, match="position table has shape.*check old_grid"):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("learned-1d", "position table has shape.*check old_grid"),
+        ("learned-2d", "positions are for a grid of 3×4, old grid is 4×4"),
+        ("sincos-2d", "position table has shape.*check old_grid"),
+    ],
+)
+def test_positions_of_another_grid_are_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
         position.at_grid(position.make(kind, (3, 4), 0, 8), (4, 4), (5, 5), 0, "jax")
 
 
@@ -341,7 +348,37 @@ def test_what_does_not_fit_the_kinds_is_said():
         position.at_grid(keys, (4, 4), (5, 5), 0, "jax")
     with pytest.raises(ValueError, match="new grid is 0×5"):
         position.at_grid(keys, (3, 4), (0, 5), 0, "jax")
-    with pytest.raises(ValueError, match="kind of positions is 'rotary'"):
+    with pytest.raises(ValueError, match="kind is 'rotary'; expected one of 'none', 'learned-1d'"):
         position.make("rotary", (3, 4), 0, 8)
     with pytest.raises(ValueError, match="multiple of 4"):
         position.sincos_table((3, 4), 10)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: position.make("learned-1d", 4, 1, 8), TypeError, r"grid is 4; expected two ints, \(rows, columns\)"),
+        (lambda: position.make("none", (4, 0), 1, 8), ValueError, "grid is 4×0: both sides"),
+        (lambda: position.make("learned-1d", (4, 4), -1, 8), ValueError, "prefix_tokens is -1; it must be at least 0"),
+        (lambda: position.make("learned-1d", (4, 4), 1, 0), ValueError, "embed_dim is 0"),
+        (lambda: position.check_width("sincos-2d", 8.0), TypeError, "embed_dim is 8.0; expected an int"),
+        (lambda: position.learned_table(17.0, 8), TypeError, "tokens is 17.0; expected an int"),
+        (lambda: position.Learned2D((4,), 1, 8), TypeError, "expected two ints"),
+        (lambda: position.Learned2D((4, 4), 1, 9), ValueError, "embed_dim is 9; learned-2d"),
+        (lambda: position.sincos_table((4, 4, 4), 8), TypeError, "expected two ints"),
+        (lambda: position.RelativeKeys(0, 1, True, 8), ValueError, "num_patches is 0"),
+        (lambda: position.RelativeKeys(16, -1, True, 8), ValueError, "prefix_tokens is -1"),
+        (lambda: position.RelativeKeys(16, 1, True, 8)(torch.zeros(2, 4, 16, 2)), ValueError,
+         r"queries have shape \[2, 4, 16, 2\], expected \[batch, heads, 17, 8 / heads\]"),
+        (lambda: position.RelativeKeys(16, 1, True, 8)(torch.zeros(4, 17, 2)), ValueError, "queries have shape"),
+        (lambda: position.at_grid(table(), (4, 4), (6, 6), 1, "jax"), TypeError, "positions are a Tensor"),
+        (lambda: position.interpolate(table().numpy(), (4, 4), (6, 6)), TypeError, "expected a Tensor"),
+        (lambda: position.interpolate(table().long(), (4, 4), (6, 6)), TypeError, "torch.int64; expected floating"),
+        (lambda: position.interpolate(table(), 4, (6, 6)), TypeError, "old grid is 4; expected two ints"),
+        (lambda: position.interpolate(table(), (4, 4), (6.0, 6)), TypeError, r"new grid is \(6.0, 6\); expected two"),
+        (lambda: position.interpolate(table(15), (4, 4), (6, 6), prefix_tokens=-1), ValueError, "prefix_tokens is -1"),
+    ],
+)  # fmt: skip
+def test_every_other_wrong_argument_is_said(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

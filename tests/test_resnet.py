@@ -186,7 +186,7 @@ def test_no_match_says_what_came_nearest():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm": "layer"}, "norm is 'layer'; expected 'batch' or 'group'"),
+        ({"norm": "layer"}, "norm is 'layer'; expected one of 'batch', 'group'"),
         ({"norm": "group", "width": 10}, "width is 10; group norm needs a multiple of its 4 groups"),
         ({"blocks": 0}, "blocks is 0; it must be at least 1"),
     ],
@@ -196,10 +196,23 @@ def test_a_shape_that_cannot_be_is_refused(changes, message):
         dataclasses.replace(SMALL, **changes)
 
 
+def test_arguments_of_another_kind_are_refused():
+    with pytest.raises(TypeError, match="width is '16'; expected an int"):
+        ResNetConfig(width="16")
+    with pytest.raises(TypeError, match="config is 3; expected a ResNetConfig"):
+        ResNet(3)
+    with pytest.raises(TypeError, match=r"vit is Linear\(.*; expected a ViT"):
+        match(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="model is 3; expected a Module"):
+        flops(3, 16)
+    with pytest.raises(TypeError, match="size is '16'; expected an int, or two"):
+        flops(ResNet(SMALL), "16")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"by": "size"}, "by is 'size'; expected 'parameters' or 'flops'"), ({"blocks": 0}, "blocks is 0"),
-     ({"norm": "none"}, "norm is 'none'")],
+    [({"by": "size"}, "by is 'size'; expected one of 'parameters', 'flops'"), ({"blocks": 0}, "blocks is 0"),
+     ({"tolerance": -1}, "tolerance is -1"), ({"norm": "none"}, "norm is 'none'")],
 )  # fmt: skip
 def test_a_match_by_something_else_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -212,6 +225,8 @@ def test_a_match_by_something_else_is_refused(options, message):
         (torch.zeros(2, 1, 16, 16), ValueError, r"\[2, 1, 16, 16\], expected \[batch, 3, height, width\]"),
         (torch.zeros(3, 16, 16), ValueError, "add a batch axis"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "torch.uint8; expected floating point"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), TypeError, r"pass images.to\(torch.float32\)"),
+        ([1.0], TypeError, r"images is \[1.0\]; expected a Tensor"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(batch, error, message):

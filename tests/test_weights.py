@@ -240,6 +240,30 @@ def test_a_file_whose_tensors_do_not_fit_its_configuration_is_refused(tmp_path):
         weights.load(path)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"mean": 0.5}, "mean is 0.5; expected a list of 3"), ({"classes": "abcde"}, "expected a list of 5"),
+     ({"dtype": "bf16"}, "dtype is 'bf16'; expected a floating-point type"),
+     ({"dtype": torch.int8}, "dtype is torch.int8")],
+)  # fmt: skip
+def test_what_cannot_be_saved_is_refused(tmp_path, options, message):
+    with pytest.raises(TypeError, match=message):
+        weights.save(ViT(SMALL), tmp_path / "m.safetensors", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mean_may_be_a_tensor(tmp_path):
+    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors", mean=torch.tensor([0.5, 0.25, 1]))
+    assert weights.info(path)["mean"] == [0.5, 0.25, 1.0]
+
+
+def test_a_state_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="state is None; expected a Mapping"):
+        weights.fill(ViT(SMALL), None, "it")
+    with pytest.raises(TypeError, match="'norm.weight' is a int"):
+        weights.fill(ViT(SMALL), {"norm.weight": 3}, "it")
+
+
 def test_classes_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="classes has 2 entries; the model has 5"):
         weights.save(ViT(SMALL), tmp_path / "m.safetensors", classes=["a", "b"])

@@ -251,6 +251,33 @@ def test_every_tensor_that_does_not_fit_is_listed_with_both_shapes():
     assert "surplus: not in the model" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["pos_embed", "head.weight", "patch_embed.proj.weight"])
+def test_a_tensor_with_other_axes_is_refused(name):
+    state = timm_vit().state_dict()
+    with pytest.raises(ValueError, match=r"not the weights of a timm VisionTransformer.* with \d axes"):
+        weights.from_timm(state | {name: state[name].flatten()}, num_heads=3)
+
+
+def test_a_source_of_another_kind_is_refused():
+    for read in (weights.from_timm, weights.from_torchvision, weights.from_transformers):
+        with pytest.raises(TypeError, match="source is a int; expected a model, its state dict, or a file"):
+            read(3)
+    with pytest.raises(TypeError, match="source is a int; expected an .npz file"):
+        weights.from_npz(3)
+    with pytest.raises(TypeError, match="a tensor for every name, but 'epoch' is a int"):
+        weights.from_timm(timm_vit().state_dict() | {"epoch": 3})
+    for write in (weights.to_timm, weights.to_torchvision):
+        with pytest.raises(TypeError, match="model is .*; expected a ViT"):
+            write(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="size is '24'; expected an int"):
+        weights.from_timm(timm_vit(), image_size="24")
+
+
+def test_a_whole_checkpoint_is_enough():
+    theirs = timm_vit()
+    same(weights.from_timm({"model": theirs.state_dict(), "epoch": 3}, num_heads=3), theirs)
+
+
 def test_two_tensors_in_one_place_are_refused():
     with pytest.raises(ValueError, match="place of another tensor"):
         weights.from_timm(timm_vit().state_dict() | {"fc_norm.weight": torch.ones(24)}, num_heads=3)
@@ -476,6 +503,12 @@ def test_what_torchvision_cannot_express_is_refused(changes, message):
     ours = ViT(dataclasses.replace(ViTConfig(16, 4, 3, 5, 24, 2, 3, 40), **changes))
     with pytest.raises(ValueError, match=f"torchvision's VisionTransformer has no .*{message}"):
         weights.to_torchvision(ours)
+
+
+def test_a_torchvision_model_whose_heads_were_replaced_by_one_layer():
+    theirs = torchvision.models.VisionTransformer(16, 4, 1, 3, 24, 40)
+    theirs.heads = nn.Linear(24, 7)
+    same(weights.from_torchvision(perturbed(theirs)), theirs)
 
 
 def test_names_of_torchvision_before_0_13():

@@ -1,91 +1,23 @@
-"""What fixes the shape of a Vision Transformer, and the checks that numbers, sizes and images pass at the border."""
+"""What fixes the shape of a Vision Transformer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from vitlite import checks, position
+from vitlite.checks import Size, pair
 
-from vitlite import position
+__all__ = ["VARIANTS", "ViTConfig"]
 
-__all__ = ["ViTConfig", "at_least", "check_images", "pair"]
-
-Size = int | tuple[int, int]
-
-
-def pair(size: Size, name: str = "size") -> tuple[int, int]:
-    """A size as (height, width): a single number stands for a square.
-
-    Args:
-        size: One number, or two.
-        name: What it is the size of, for the message.
-
-    Raises:
-        TypeError: If it is neither an int nor two.
-
-    Example:
-        >>> pair(32), pair((32, 48))
-        ((32, 32), (32, 48))
-    """
-    sides = (size, size) if isinstance(size, int) else size
-    if not isinstance(sides, tuple | list) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-        raise TypeError(f"{name} is {size!r}; expected an int, or two as (height, width)")
-    return sides[0], sides[1]
-
-
-def at_least(least: int, **numbers: int) -> None:
-    """That every number, given by its name, is an int and not below ``least``.
-
-    Raises:
-        TypeError: If one is no int.
-        ValueError: If one is smaller.
-
-    Example:
-        >>> at_least(1, depth=12, num_heads=0)
-        Traceback (most recent call last):
-        ValueError: num_heads is 0; it must be at least 1
-    """
-    for name, number in numbers.items():
-        if not isinstance(number, int):
-            raise TypeError(f"{name} is {number!r}; expected an int")
-        if number < least:
-            raise ValueError(f"{name} is {number}; it must be at least {least}")
-
-
-def check_images(images: Tensor, in_channels: int, image_size: Size | None = None) -> None:
-    """That a model can read these images.
-
-    Args:
-        images: ``[B, C, H, W]``, floating point.
-        in_channels: Channels C that the model was built for.
-        image_size: Size in pixels that it was built for; None where any size will do.
-
-    Raises:
-        TypeError: If they are no tensor, or not floating point.
-        ValueError: If they do not have four axes, the channels second, or are of another size.
-
-    Example:
-        >>> check_images(torch.zeros(8, 3, 32, 32), in_channels=3, image_size=32)
-    """
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images are a {type(images).__name__}; expected a tensor [batch, channels, height, width]")
-    height, width = ("height", "width") if image_size is None else pair(image_size)
-    if images.ndim != 4 or images.shape[1] != in_channels:
-        raise ValueError(
-            f"images have shape {list(images.shape)}, expected [batch, {in_channels}, {height}, {width}]: four axes, "
-            "channels second; permute, or add a batch axis with images[None]"
-        )
-    if not images.is_floating_point():
-        raise TypeError(
-            f"images are {images.dtype}; expected floating point, normalised as in training: "
-            "(images / 255 - mean) / std"
-        )
-    if image_size is not None and images.shape[2:] != (height, width):
-        raise ValueError(
-            f"image is {images.shape[2]}×{images.shape[3]}, the model was built for {height}×{width}; resize the "
-            "image, or make the model fit it with model.at_resolution((height, width))"
-        )
+#: The variants of Table 1, and DeiT's two smaller ones: width D, depth L, heads, MLP width.
+VARIANTS = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "H": (1280, 32, 16, 5120),
+}
 
 
 @dataclass(frozen=True)
@@ -156,39 +88,51 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         names = "in_channels", "num_classes", "embed_dim", "depth", "num_heads", "mlp_dim"
-        at_least(1, **{name: getattr(self, name) for name in names})
-        at_least(0, registers=self.registers)
+        checks.at_least(1, **{name: getattr(self, name) for name in names})
+        checks.at_least(0, registers=self.registers)
         for name in ("image_size", "patch_size"):
-            height, width = pair(getattr(self, name), name)
-            at_least(1, **{f"height of {name}": height, f"width of {name}": width})
+            size = pair(getattr(self, name), name)
             if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, (height, width))
+                object.__setattr__(self, name, size)
         for name in ("dropout", "drop_path", "layer_norm_eps"):
             if not isinstance(getattr(self, name), int | float):
                 raise TypeError(f"{name} is {getattr(self, name)!r}; expected a number")
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        flag = False, True
         choices = {"pool": ("token", "mean"), "pool_norm": ("before", "after"), "head": ("linear", "mlp"),
-                   "gelu": ("exact", "tanh"), "position": position.KINDS}  # fmt: skip
+                   "gelu": ("exact", "tanh"), "position": position.KINDS, "class_token": (None, *flag),
+                   "distillation": flag, "prefix_positions": flag, "zero_head": flag}  # fmt: skip
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}")
+            checks.choice(known, **{name: getattr(self, name)})
         if self.pool == "token" and self.class_token is False:
             raise ValueError("pool is 'token', class_token is False: nothing to pool; pass pool='mean'")
         position.check_width(self.position, self.embed_dim)
-        if self.embed_dim % self.num_heads:
+        checks.heads(self.embed_dim, self.num_heads)
+        checks.divides(pair(self.image_size), pair(self.patch_size))
+
+    @classmethod
+    def from_name(cls, name: str, **changes) -> ViTConfig:
+        """The shape that has a name in the paper, such as ``"B/16"``: one of ``VARIANTS`` and a patch size.
+
+        Args:
+            name: Variant and patch size.
+            **changes: Any other field, such as ``image_size=32``.
+
+        Raises:
+            ValueError: If the name is none of these.
+
+        Example:
+            >>> ViTConfig.from_name("B/16", image_size=32).grid
+            (2, 2)
+        """
+        variant, _, patch = str(name).partition("/")
+        if variant not in VARIANTS or not patch.isdecimal():
             raise ValueError(
-                f"embed_dim is {self.embed_dim}, num_heads is {self.num_heads}: every head needs the same whole "
-                "number of channels; choose heads that divide the width"
+                f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like 'B/16'"
             )
-        (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
-        patch = patch_height if patch_height == patch_width else f"{patch_height}×{patch_width}"
-        for side, step in ((height, patch_height), (width, patch_width)):
-            if side % step:
-                raise ValueError(
-                    f"image is {height}×{width}, patch size is {patch}: {side} is not a multiple of {step}; "
-                    "crop, pad or resize the image, or pass another patch_size"
-                )
+        shape = dict(zip(("embed_dim", "depth", "num_heads", "mlp_dim"), VARIANTS[variant], strict=True))
+        return cls(**({"patch_size": int(patch)} | shape | changes))
 
     @property
     def grid(self) -> tuple[int, int]:

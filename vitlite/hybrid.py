@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from vitlite.config import at_least, check_images
+from vitlite import checks
 from vitlite.model import PatchEmbed
 from vitlite.resnet import initialise, norm_layer, stage, trunk
 
@@ -38,7 +38,7 @@ class Stem(nn.Module):
 
     def __init__(self, spec: dict, layers: nn.Sequential, channels: int, map_patch: int = 1) -> None:
         super().__init__()
-        at_least(1, embed_dim=spec["embed_dim"], map_patch=map_patch)
+        checks.at_least(1, embed_dim=spec["embed_dim"], map_patch=map_patch)
         self.spec = spec
         self.patch_size = spec["stride"] * map_patch
         self.trunk = initialise(layers)
@@ -53,13 +53,8 @@ class Stem(nn.Module):
             ValueError: If the images have other axes or channels, or the patch size does not divide their sides.
             TypeError: If they are not floating point.
         """
-        check_images(images, self.spec["in_channels"])
-        for side in images.shape[2:]:
-            if side % self.patch_size:
-                raise ValueError(
-                    f"image is {images.shape[2]}×{images.shape[3]}, the stem makes a token every {self.patch_size} "
-                    f"pixels: {side} is not a multiple of {self.patch_size}; crop, pad or resize the image"
-                )
+        checks.images(images, self.spec["in_channels"])
+        checks.divides(images.shape[2:], (self.patch_size, self.patch_size))
         return self.trunk(images)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,7 +86,7 @@ class ConvStem(Stem):
     def __init__(
         self, embed_dim: int, *, in_channels: int = 3, stride: int = 4, width: int = 64, norm: str = "group"
     ) -> None:
-        at_least(1, in_channels=in_channels, width=width)
+        checks.at_least(1, in_channels=in_channels, width=width)
         spec = {"stem": "conv", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
                 "norm": norm}  # fmt: skip
         layer, layers, before = norm_layer(norm, width), [], in_channels
@@ -132,7 +127,7 @@ class ResNetStem(Stem):
         self, embed_dim: int, *, in_channels: int = 3, stride: int = 4, width: int = 64, blocks: int = 2,
         norm: str = "group", map_patch: int = 1,
     ) -> None:  # fmt: skip
-        at_least(1, in_channels=in_channels, width=width, blocks=blocks)
+        checks.at_least(1, in_channels=in_channels, width=width, blocks=blocks)
         spec = {"stem": "resnet", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
                 "blocks": blocks, "norm": norm, "map_patch": map_patch}  # fmt: skip
         layers = trunk(in_channels, width, halvings(stride) + 1, blocks, norm)
@@ -165,7 +160,7 @@ class R50(Stem):
     def __init__(
         self, embed_dim: int = 768, *, in_channels: int = 3, stride: int = 16, width: int = 1, map_patch: int = 1
     ) -> None:
-        at_least(1, in_channels=in_channels, width=width)
+        checks.at_least(1, in_channels=in_channels, width=width)
         if stride not in (16, 32):
             raise ValueError(f"stride is {stride}; expected 16 (extended stage 3) or 32 (stage 4)")
         spec = {"stem": "r50", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
@@ -192,8 +187,12 @@ class StandardisedConv2d(nn.Conv2d):
     Args:
         in_channels: Channels of the input.
         out_channels: Number of filters.
-        kernel_size: Side of a filter; odd.
+        kernel_size: Side of a filter.
         stride: Pixels from one position to the next; it must divide the input's sides.
+
+    Raises:
+        TypeError: If a number is no int.
+        ValueError: If one is below 1; in use, if the stride does not divide the input's sides.
 
     Example:
         >>> StandardisedConv2d(3, 8, kernel_size=7, stride=2)(torch.zeros(1, 3, 32, 32)).shape
@@ -201,6 +200,7 @@ class StandardisedConv2d(nn.Conv2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        checks.at_least(1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
         spare = max(kernel_size - stride, 0)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=spare // 2, bias=False)
         self.odd = spare % 2
@@ -212,6 +212,9 @@ class StandardisedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` -> ``[B, out_channels, H / stride, W / stride]``."""
+        height, width = x.shape[-2:]
+        if height % self.stride[0] or width % self.stride[1]:
+            raise ValueError(f"input is {height}×{width}, stride is {self.stride[0]}: it must divide both; crop or pad")
         x = F.pad(x, (0, self.odd, 0, self.odd)) if self.odd else x
         return F.conv2d(x, self.standardised(), None, self.stride, self.padding)
 
@@ -227,12 +230,15 @@ def build(spec: Mapping) -> Stem:
         spec: ``{"stem": name}`` and the stem's arguments.
 
     Raises:
+        TypeError: If it is no mapping, or an argument of another type.
         ValueError: If the name is not in ``STEMS``, or the arguments are not those of the stem.
 
     Example:
         >>> build({"stem": "conv", "embed_dim": 64}).patch_size
         4
     """
+    if not isinstance(spec, Mapping):
+        raise TypeError(f"spec is {spec!r}; expected a mapping such as {{'stem': 'conv', 'embed_dim': 192}}")
     options = dict(spec)
     name = options.pop("stem", None)
     if name not in STEMS:
@@ -248,6 +254,7 @@ def build(spec: Mapping) -> Stem:
 
 def halvings(stride: int) -> int:
     """How often 2 divides a stride, which must be a power of 2."""
+    checks.at_least(1, stride=stride)
     if stride < 2 or stride & (stride - 1):
         raise ValueError(f"stride is {stride}; expected a power of 2, from 2 on")
     return stride.bit_length() - 1

@@ -15,19 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitlite import position
-from vitlite.config import Size, ViTConfig, check_images, pair
+from vitlite import checks, position
+from vitlite.checks import Size, pair
+from vitlite.config import ViTConfig
 
-__all__ = ["Attention", "Block", "DropPath", "Mlp", "PatchEmbed", "ViT"]
-
-# The variants of Table 1, and DeiT's two smaller ones: width D, depth L, heads, MLP width.
-VARIANTS = {
-    "Ti": (192, 12, 3, 768),
-    "S": (384, 12, 6, 1536),
-    "B": (768, 12, 12, 3072),
-    "L": (1024, 24, 16, 4096),
-    "H": (1280, 32, 16, 5120),
-}
+__all__ = ["Attention", "Block", "Mlp", "PatchEmbed", "ViT"]
 
 
 class PatchEmbed(nn.Module):
@@ -42,11 +34,14 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, patch_size: Size, in_channels: int, embed_dim: int) -> None:
         super().__init__()
-        self.patch_size = pair(patch_size)
+        checks.at_least(1, in_channels=in_channels, embed_dim=embed_dim)
+        self.patch_size, self.in_channels = pair(patch_size, "patch_size"), in_channels
         self.projection = nn.Linear(in_channels * self.patch_size[0] * self.patch_size[1], embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, N, D]``, row by row from the top left."""
+        checks.images(images, self.in_channels)
+        checks.divides(images.shape[2:], self.patch_size)
         height, width = self.patch_size
         patches = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, C, rows, P, columns, P]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·P·P]
@@ -75,6 +70,7 @@ class Attention(nn.Module):
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, relative: position.RelativeKeys | None = None
     ) -> None:
         super().__init__()
+        checks.heads(embed_dim, num_heads)
         self.num_heads = num_heads
         self.scale = (embed_dim // num_heads) ** -0.5  # 1 / sqrt(head width), not of the whole width
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
@@ -89,6 +85,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """``[B, T, D]`` -> ``[B, T, D]`` and, if asked for, the weights ``[B, h, T, T]``."""
+        checks.tokens(x, self.qkv.in_features)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, h, D/h]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, D/h]
         bias = self.relative(query * self.scale) if self.relative is not None else None  # [B, h, T, T] (App. D.4)
@@ -112,6 +109,8 @@ class Mlp(nn.Module):
 
     def __init__(self, embed_dim: int, mlp_dim: int, dropout: float = 0.0, gelu: str = "exact") -> None:
         super().__init__()
+        checks.at_least(1, embed_dim=embed_dim, mlp_dim=mlp_dim)
+        checks.choice(("exact", "tanh"), gelu=gelu)
         self.expand = nn.Linear(embed_dim, mlp_dim)
         self.gelu = nn.GELU(approximate="none" if gelu == "exact" else "tanh")
         self.contract = nn.Linear(mlp_dim, embed_dim)
@@ -124,12 +123,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, skip a residual branch for some images, and scale the rest to make up.
-
-    Example:
-        >>> DropPath(0.5)(torch.ones(1000, 17, 64)).unique()
-        tensor([0., 2.])
-    """
+    """Stochastic depth: while training, skip a residual branch for some images, and scale the rest to make up."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -157,6 +151,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
         super().__init__()
+        checks.kind(ViTConfig, config=config)
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
         relative = position.RelativeKeys(*sizes) if config.position == "relative" else None
@@ -203,8 +198,10 @@ class ViT(nn.Module):
 
     def __init__(self, config: ViTConfig, patch_embed: nn.Module | None = None) -> None:
         super().__init__()
+        checks.kind(ViTConfig, config=config)
         self.config = config
         self.patch_embed = patch_embed or PatchEmbed(config.patch_size, config.in_channels, config.embed_dim)
+        checks.kind(nn.Module, patch_embed=self.patch_embed)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if config.has_class_token else None
         self.distillation_token = _tokens(config.distillation, config.embed_dim)
         self.registers = _tokens(config.registers, config.embed_dim)
@@ -219,35 +216,22 @@ class ViT(nn.Module):
 
     @classmethod
     def from_name(cls, name: str, **changes) -> ViT:
-        """A ViT by its name in the paper, ``"B/16"``: a variant of Ti, S, B, L, H and a patch size.
-
-        Args:
-            name: Variant and patch size.
-            **changes: Any other field of ``ViTConfig``, such as ``image_size=32``.
-
-        Raises:
-            ValueError: If the name is none of these.
-        """
-        variant, _, patch = name.partition("/")
-        if variant not in VARIANTS or not patch.isdigit():
-            raise ValueError(
-                f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like 'B/16'"
-            )
-        embed_dim, depth, num_heads, mlp_dim = VARIANTS[variant]
-        shape = {"patch_size": int(patch), "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
-                 "mlp_dim": mlp_dim}  # fmt: skip
-        return cls(ViTConfig(**(shape | changes)))
+        """A ViT by its name in the paper: ``ViT(ViTConfig.from_name("B/16", image_size=32))``."""
+        return cls(ViTConfig.from_name(name, **changes))
 
     # ---- the forward pass, in the paper's order
 
     def embed(self, images: Tensor) -> Tensor:
         """Patch embeddings ``x_p E``: ``[B, C, H, W]`` float -> ``[B, N, D]``, without token and positions."""
-        check_images(images, self.config.in_channels, self.config.image_size)
-        return self._check_patches(self.patch_embed(images), "patch_embed gave")  # [B, N, D]
+        checks.images(images, self.config.in_channels, self.config.image_size)
+        checks.precision(images, self.norm.weight)
+        patches = self.patch_embed(images)
+        checks.tokens(patches, self.config.embed_dim, self.config.num_patches, "patch_embed gave")
+        return patches  # [B, N, D]
 
     def tokens(self, patches: Tensor) -> Tensor:
         """``z_0`` of Eq. 1: patch embeddings ``[B, N, D]`` -> tokens in front, positions added, ``[B, T, D]``."""
-        self._check_patches(patches, "patches have shape")
+        checks.tokens(patches, self.config.embed_dim, self.config.num_patches, "patches have shape")
         prefix = (self.class_token, self.distillation_token, self.registers)
         prefix = [token.expand(patches.shape[0], -1, -1) for token in prefix if token is not None]
         z, table = torch.cat([*prefix, patches], dim=1), self.position_table()  # [B, T, D]
@@ -373,15 +357,6 @@ class ViT(nn.Module):
 
     def _logits(self, z: Tensor) -> Tensor:
         return self.head(self._pool(z)) if self.distillation_head is None else sum(self._heads(z)) / 2
-
-    def _check_patches(self, patches: Tensor, what: str) -> Tensor:
-        config = self.config
-        if patches.ndim != 3 or patches.shape[1:] != (config.num_patches, config.embed_dim):
-            raise ValueError(
-                f"{what} {list(patches.shape)}, expected [batch, {config.num_patches}, {config.embed_dim}]; "
-                "the stride of patch_embed must equal patch_size, its width embed_dim"
-            )
-        return patches
 
 
 def _tokens(count: int, embed_dim: int) -> nn.Parameter | None:

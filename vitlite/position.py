@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitlite import checks
+from vitlite.checks import Grid
+
 __all__ = [
     "CONVENTIONS", "KINDS", "Learned2D", "RelativeKeys", "SinCos2D", "at_grid", "check_width", "interpolate",
     "learned_table", "make", "sincos_table",
 ]  # fmt: skip
-
-Grid = tuple[int, int]
 
 #: What ``ViTConfig.position`` may be.
 KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d")
@@ -37,15 +38,17 @@ def check_width(kind: str, embed_dim: int) -> None:
     """That the width can be cut as the kind needs it.
 
     Raises:
-        ValueError: If there is no such kind, if ``"learned-2d"`` cannot halve it, or ``"sincos-2d"`` not quarter it.
+        TypeError: If the width is no int.
+        ValueError: If there is no such kind, or the width is below 1, or ``"learned-2d"`` cannot halve it, or
+            ``"sincos-2d"`` not quarter it.
 
     Example:
         >>> check_width("learned-2d", 9)
         Traceback (most recent call last):
         ValueError: embed_dim is 9; learned-2d positions need a multiple of 2
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind of positions is {kind!r}; known are {', '.join(map(repr, KINDS))}")
+    checks.at_least(1, embed_dim=embed_dim)
+    checks.choice(KINDS, kind=kind)
     parts = {"learned-2d": 2, "sincos-2d": 4}.get(kind, 1)
     if embed_dim % parts or (parts == 4 and embed_dim < 8):
         least = ", at least 8" if parts == 4 else ""
@@ -66,13 +69,16 @@ def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parame
         ``"sincos-2d"``; None for ``"none"``, and for ``"relative"``, whose embeddings live in each attention.
 
     Raises:
-        ValueError: If the kind is unknown, or the width cannot be cut as it needs.
+        TypeError: If the grid is not two ints, or a number no int.
+        ValueError: If the kind is unknown, the width cannot be cut as it needs, or a number is too small.
 
     Example:
         >>> make("learned-1d", (4, 4), prefix_tokens=1, embed_dim=8).shape
         torch.Size([1, 17, 8])
     """
     check_width(kind, embed_dim)
+    checks.grid(grid)
+    checks.at_least(0, prefix_tokens=prefix_tokens)
     if kind == "learned-1d":
         return learned_table(prefix_tokens + grid[0] * grid[1], embed_dim)
     if kind == "learned-2d":
@@ -91,10 +97,15 @@ def learned_table(tokens: int, embed_dim: int) -> nn.Parameter:
         A parameter of shape ``[1, tokens, embed_dim]``, normal with standard deviation 0.02 as in the
         official code.
 
+    Raises:
+        TypeError: If a number is no int.
+        ValueError: If one is below 1.
+
     Example:
         >>> learned_table(17, 8).shape
         torch.Size([1, 17, 8])
     """
+    checks.at_least(1, tokens=tokens, embed_dim=embed_dim)
     return nn.Parameter(torch.empty(1, tokens, embed_dim).normal_(std=0.02))
 
 
@@ -108,6 +119,10 @@ class Learned2D(nn.Module):
         prefix_tokens: How many prefix tokens carry a position.
         embed_dim: Width D of the model; even.
 
+    Raises:
+        TypeError: If the grid is not two ints, or a number no int.
+        ValueError: If the width is odd, or a number too small.
+
     Example:
         >>> Learned2D((4, 6), prefix_tokens=1, embed_dim=8)().shape
         torch.Size([1, 25, 8])
@@ -115,6 +130,9 @@ class Learned2D(nn.Module):
 
     def __init__(self, grid: Grid, prefix_tokens: int, embed_dim: int) -> None:
         super().__init__()
+        check_width("learned-2d", embed_dim)
+        checks.grid(grid)
+        checks.at_least(0, prefix_tokens=prefix_tokens)
         self.prefix = learned_table(prefix_tokens, embed_dim) if prefix_tokens else None
         self.rows = learned_table(grid[0], embed_dim // 2)
         self.columns = learned_table(grid[1], embed_dim // 2)
@@ -132,6 +150,9 @@ class Learned2D(nn.Module):
         That is what ``interpolate`` makes of the whole table, since its every convention works on the two axes
         one after the other.
         """
+        grid = self.rows.shape[1], self.columns.shape[1]
+        if grid != tuple(old_grid):
+            raise ValueError(f"these positions are for a grid of {grid[0]}×{grid[1]}, old grid is {_by(old_grid)}")
         new = Learned2D(new_grid, prefix_tokens, 2 * self.rows.shape[2])
         new.prefix = _copied(self.prefix)
         for name, old, wanted in (("rows", old_grid[0], new_grid[0]), ("columns", old_grid[1], new_grid[1])):
@@ -153,6 +174,7 @@ def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
         ``[1, rows * columns, D]``, float32.
 
     Raises:
+        TypeError: If the grid is not two ints, or the width no int.
         ValueError: If the width cannot be quartered, or is below 8.
 
     Example:
@@ -160,6 +182,7 @@ def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
         torch.Size([1, 24, 8])
     """
     check_width("sincos-2d", embed_dim)
+    checks.grid(grid)
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     frequencies = 10_000 ** -torch.linspace(0, 1, embed_dim // 4, dtype=torch.float64)  # [D/4]
     x, y = (place.flatten()[:, None] * frequencies for place in (columns, rows))  # [N, D/4]
@@ -172,6 +195,10 @@ class SinCos2D(nn.Module):
     Args:
         grid: Rows and columns of patches.
         embed_dim: Width D of the model; a multiple of 4, at least 8.
+
+    Raises:
+        TypeError: If the grid is not two ints, or the width no int.
+        ValueError: If the width cannot be quartered, or is below 8.
 
     Example:
         >>> SinCos2D((4, 6), 8)().shape
@@ -210,6 +237,10 @@ class RelativeKeys(nn.Module):
         prefix_positions: Whether those carry positions.
         embed_dim: Width D of the model: an embedding is split among the heads like any key.
 
+    Raises:
+        TypeError: If a number is no int.
+        ValueError: If one is too small; in use, if the queries are for other tokens or another width.
+
     Example:
         >>> keys = RelativeKeys(num_patches=16, prefix_tokens=1, prefix_positions=True, embed_dim=8)
         >>> keys(torch.randn(2, 4, 17, 2)).shape  # queries of 4 heads, 2 channels each
@@ -218,6 +249,8 @@ class RelativeKeys(nn.Module):
 
     def __init__(self, num_patches: int, prefix_tokens: int, prefix_positions: bool, embed_dim: int) -> None:
         super().__init__()
+        checks.at_least(1, num_patches=num_patches, embed_dim=embed_dim)
+        checks.at_least(0, prefix_tokens=prefix_tokens)
         self.prefix_tokens, self.num_patches = prefix_tokens, num_patches
         self.offsets = nn.Parameter(torch.empty(2 * num_patches - 1, embed_dim).normal_(std=0.02))
         carried = prefix_tokens > 0 and prefix_positions
@@ -236,6 +269,11 @@ class RelativeKeys(nn.Module):
 
     def forward(self, query: Tensor) -> Tensor:
         """Logits to add to the content's: scaled queries ``[B, h, T, D/h]`` -> ``[B, h, T, T]``."""
+        tokens, width = len(self.index), self.offsets.shape[1]
+        if query.ndim != 4 or query.shape[2] != tokens or query.shape[1] * query.shape[3] != width:
+            raise ValueError(
+                f"queries have shape {list(query.shape)}, expected [batch, heads, {tokens}, {width} / heads]"
+            )
         nowhere = self.offsets.new_zeros(1, self.offsets.shape[1])  # the key of a prefix token without position
         keys = torch.cat([self.offsets, nowhere if self.prefix is None else self.prefix])  # [2N - 1 + 1 or 3, D]
         keys = keys.unflatten(1, (query.shape[1], -1)).permute(1, 2, 0)  # [h, D/h, offsets]
@@ -252,7 +290,7 @@ class RelativeKeys(nn.Module):
         """
         rows, columns = old_grid
         if rows * columns != self.num_patches:
-            raise ValueError(f"these keys are for {self.num_patches} patches, old grid is {rows}×{columns}")
+            raise ValueError(f"these keys are for {self.num_patches} patches, old grid is {_by(old_grid)}")
         r, c = torch.arange(1 - rows, rows), torch.arange(1 - columns, columns)
         picture = self.offsets.detach()[(r[:, None] * columns + c + rows * columns - 1).flatten()]
         old_steps, new_steps = ((2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old_grid, new_grid))
@@ -284,17 +322,20 @@ def at_grid(
         convention: Whose way of resampling: one of ``CONVENTIONS``.
 
     Raises:
+        TypeError: If ``make`` gives no such thing, or a grid is not two ints.
         ValueError: As ``interpolate``.
 
     Example:
         >>> at_grid(Learned2D((4, 4), 1, 8), (4, 4), (6, 6), prefix_tokens=1, convention="jax")().shape
         torch.Size([1, 37, 8])
     """
-    _check(convention, new_grid)
+    _check(convention, old_grid, new_grid, prefix_tokens)
     if positions is None:
         return None
     if isinstance(positions, nn.Parameter):
         return _copied(positions, old_grid, new_grid, prefix_tokens, convention)
+    if not hasattr(positions, "resampled"):
+        raise TypeError(f"positions are a {type(positions).__name__}; expected what make gives, or RelativeKeys")
     if tuple(old_grid) == tuple(new_grid):
         return copy.deepcopy(positions)
     return positions.resampled(old_grid, new_grid, prefix_tokens, convention)
@@ -308,11 +349,15 @@ def _copied(parameter: nn.Parameter | None, *how) -> nn.Parameter | None:
     return nn.Parameter(table.clone(), requires_grad=parameter.requires_grad)
 
 
-def _check(convention: str, new_grid: Grid) -> None:
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention is {convention!r}; known are {', '.join(map(repr, CONVENTIONS))}")
-    if min(new_grid) < 1:
-        raise ValueError(f"new grid is {new_grid[0]}×{new_grid[1]}: both sides must be at least 1")
+def _check(convention: str, old_grid: Grid, new_grid: Grid, prefix_tokens: int) -> None:
+    checks.choice(CONVENTIONS, convention=convention)
+    checks.grid(old_grid, "old grid")
+    checks.grid(new_grid, "new grid")
+    checks.at_least(0, prefix_tokens=prefix_tokens)
+
+
+def _by(grid: Grid) -> str:
+    return f"{grid[0]}×{grid[1]}"
 
 
 def interpolate(
@@ -338,13 +383,17 @@ def interpolate(
         ``[1, prefix_tokens + new_rows * new_columns, D]``; ``table`` itself, unchanged, if the grids agree.
 
     Raises:
+        TypeError: If the table is no tensor of floating point, or a grid is not two ints.
         ValueError: If the table does not hold ``old_grid`` plus the prefix, or the convention is unknown.
 
     Example:
         >>> interpolate(torch.randn(1, 17, 8), (4, 4), (6, 6), convention="torchvision").shape
         torch.Size([1, 37, 8])
     """
-    _check(convention, new_grid)
+    _check(convention, old_grid, new_grid, prefix_tokens)
+    checks.kind(Tensor, table=table)
+    if not table.is_floating_point():
+        raise TypeError(f"position table is {table.dtype}; expected floating point")
     rows, columns = old_grid
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[1] != prefix_tokens + rows * columns:
         raise ValueError(

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from vitlite.config import Size, at_least, check_images, pair
+from vitlite import checks
+from vitlite.checks import Size, pair
 from vitlite.model import ViT
 
 __all__ = ["ResNet", "ResNetConfig", "flops", "match"]
@@ -40,6 +41,7 @@ class ResNetConfig:
         norm: ``"batch"`` or ``"group"`` (4 groups), after every convolution.
 
     Raises:
+        TypeError: If a number is no int.
         ValueError: If a number is below 1, the norm is unknown, or the groups do not divide the width.
 
     Example:
@@ -54,7 +56,7 @@ class ResNetConfig:
     norm: Literal["batch", "group"] = "batch"
 
     def __post_init__(self) -> None:
-        at_least(1, **{name: getattr(self, name) for name in ("in_channels", "num_classes", "width", "blocks")})
+        checks.at_least(1, **{name: getattr(self, name) for name in ("in_channels", "num_classes", "width", "blocks")})
         norm_layer(self.norm, self.width)
 
 
@@ -72,13 +74,15 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
+        checks.kind(ResNetConfig, config=config)
         self.config = config
         self.trunk = trunk(config.in_channels, config.width, 3, config.blocks, config.norm)
         self.head = nn.Linear(4 * config.width, config.num_classes)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """The last stage's map: ``[B, C, H, W]`` -> ``[B, 4 · width, H/4, W/4]``, rounded up."""
-        check_images(images, self.config.in_channels)
+        checks.images(images, self.config.in_channels)
+        checks.precision(images, self.head.weight)
         return self.trunk(images)
 
     def features(self, images: Tensor) -> Tensor:
@@ -123,15 +127,19 @@ def match(
         tolerance: Largest deviation, as a fraction of the ViT's size.
 
     Raises:
-        ValueError: If ``by`` is neither, or no width comes close enough; the message names the nearest.
+        TypeError: If ``vit`` is no ViT.
+        ValueError: If ``by`` is neither, the tolerance is negative, or no width comes close enough; the message
+            names the nearest.
 
     Example:
         >>> vit = ViT.from_name("Ti/16", image_size=224)
         >>> match(vit, "parameters").config
         ResNetConfig(in_channels=3, num_classes=1000, width=88, blocks=2, norm='batch')
     """
-    if by not in ("parameters", "flops"):
-        raise ValueError(f"by is {by!r}; expected 'parameters' or 'flops'")
+    checks.kind(ViT, vit=vit)
+    checks.choice(("parameters", "flops"), by=by)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; expected a fraction of the ViT's size, at least 0")
     if image_size is not None and pair(image_size) != pair(vit.config.image_size):
         vit = vit.at_resolution(image_size)
     channels, depths = vit.config.in_channels, BLOCKS if blocks is None else (blocks,)
@@ -179,10 +187,15 @@ def flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
     Returns:
         FLOPs of matrix products and convolutions; norms, activations and additions are not counted.
 
+    Raises:
+        TypeError: If the model is no module, or the size no size.
+        ValueError: If a model of ours cannot read such images.
+
     Example:
         >>> flops(ResNet(ResNetConfig(width=16, blocks=3)), image_size=32)
         81626368
     """
+    checks.kind(nn.Module, model=model)
     twin = copy.deepcopy(model).to("meta", torch.float32).train()
     # Two images, because batch norm in training mode refuses a single value a channel.
     images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
@@ -229,8 +242,7 @@ def stage(
 
 def norm_layer(norm: str, width: int) -> Callable[[int], nn.Module]:
     """What makes the norm of so many channels, by its name; ``width`` is the smallest number of channels."""
-    if norm not in ("batch", "group"):
-        raise ValueError(f"norm is {norm!r}; expected 'batch' or 'group'")
+    checks.choice(("batch", "group"), norm=norm)
     if norm == "group" and width % GROUPS:
         raise ValueError(f"width is {width}; group norm needs a multiple of its {GROUPS} groups")
     return nn.BatchNorm2d if norm == "batch" else partial(nn.GroupNorm, GROUPS)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlite.config import Size
+from vitlite.checks import Size
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library

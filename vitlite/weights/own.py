@@ -49,7 +49,8 @@ def save(
         The path.
 
     Raises:
-        TypeError: If the model is of another kind, or ``dtype`` no floating-point type of torch's.
+        TypeError: If the model is of another kind, ``dtype`` no floating-point type of torch's, or one of the lists
+            no list.
         ValueError: If the number of classes or channels does not fit the model, or its patch embedding is of a
             kind that ``load`` could not rebuild.
         OSError: If the file cannot be written; what stood there stays.
@@ -70,6 +71,8 @@ def save(
         raise TypeError(f"dtype is {dtype!r}; expected a floating-point type such as torch.bfloat16")
     for name, given, wanted in (("classes", classes, config.num_classes), ("mean", mean, config.in_channels),
                                 ("std", std, config.in_channels)):  # fmt: skip
+        if given is not None and (not hasattr(given, "__len__") or isinstance(given, str)):
+            raise TypeError(f"{name} is {given!r}; expected a list of {wanted}")
         if given is not None and len(given) != wanted:
             raise ValueError(f"{name} has {len(given)} entries; the model has {wanted}")
     told = {"model": kind, "config": dataclasses.asdict(config), "classes": classes and list(map(str, classes)),

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitlite.config import Size, ViTConfig, pair
+from vitlite import checks
+from vitlite.checks import Size, pair
+from vitlite.config import ViTConfig
 from vitlite.model import PatchEmbed, ViT
 
 Source = nn.Module | Mapping[str, Tensor] | str | Path
@@ -68,6 +70,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
         origin: Where they come from, for the message.
 
     Raises:
+        TypeError: If the state is no mapping of names to tensors.
         ValueError: If a tensor is missing, left over or of another shape; the message lists every one.
 
     Example:
@@ -77,6 +80,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
           weight: [1, 3] there, [1, 2] in the model
           bias: missing
     """
+    _check_state(state)
     wanted = model.state_dict()
     wrong = [f"{name}: {list(state[name].shape)} there, {list(tensor.shape)} in the model"
              for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]  # fmt: skip
@@ -102,10 +106,18 @@ def read(source: Source) -> tuple[dict[str, Tensor], nn.Module | None]:
             state = state[name]
     if not isinstance(state, Mapping):
         raise ValueError(f"{source} holds a {type(state).__name__}; expected a state dict")
-    others = [f"{name!r} is a {type(value).__name__}" for name, value in state.items() if not isinstance(value, Tensor)]
-    if others:
-        raise ValueError(f"expected a state dict, a tensor for every name, but {others[0]}; pass model.state_dict()")
+    _check_state(state)
     return dict(state), None
+
+
+def _check_state(state: object) -> None:
+    checks.kind(Mapping, state=state)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"expected a state dict, a tensor for every name, but {name!r} is a {type(value).__name__}; pass "
+                "model.state_dict()"
+            )
 
 
 def _file(path: Path) -> object:
@@ -295,8 +307,7 @@ def never_expressed(model: ViT) -> dict[str, bool]:
     Raises:
         TypeError: If it is no ViT of vitlite's.
     """
-    if not isinstance(model, ViT):
-        raise TypeError(f"model is a {type(model).__name__}; expected vitlite's ViT")
+    checks.kind(ViT, model=model)
     return {
         "relative positions": model.config.position == "relative",
         "hybrid stem of vitlite's": not isinstance(model.patch_embed, PatchEmbed),

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from vitlite.config import Size, pair
+from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library, Source

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from vitlite.config import Size, pair
+from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library, Source

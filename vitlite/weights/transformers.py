@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from vitlite.config import Size
+from vitlite.checks import Size
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library, Source
