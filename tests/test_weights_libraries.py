@@ -116,6 +116,8 @@ def test_what_a_state_dict_does_not_tell_can_be_given():
         weights.from_timm(theirs.state_dict(), pool="mean", image_size=(16, 24))
     with pytest.raises(ValueError, match="pass pool='mean'"):
         weights.from_timm(theirs.state_dict(), num_heads=3, image_size=(16, 24))
+    odd = timm_vit(img_size=(16, 24))  # 24 patches and a class token: 25 rows, which are no grid of 5×5
+    same(weights.from_timm(odd.state_dict(), num_heads=3, image_size=(16, 24)), odd, (16, 24))
     wide = timm_vit(embed_dim=128, num_heads=2, depth=1)
     same(weights.from_timm(wide.state_dict()), wide)
 

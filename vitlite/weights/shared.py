@@ -263,11 +263,14 @@ def _config(library: Library, state: Mapping[str, Tensor], told: Mapping, asked:
 
 
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
-    """The size of the square images, or else the one asked for, that a position table of so many rows was made for."""
+    """The size that a position table of so many rows was made for: square images', or else the one asked for."""
+    (tall, wide), wanted = patch_size, asked and pair(asked)
     for patches in (rows - prefix, rows):  # with and without rows for the prefix
         side = math.isqrt(max(patches, 0))
         if side and side * side == patches:
-            return side * patch_size[0], side * patch_size[1]
+            return side * tall, side * wide
+        if wanted and (wanted[0] // tall) * (wanted[1] // wide) == patches:
+            return wanted
     if asked is None:
         raise ValueError(
             f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens; "
