@@ -22,6 +22,7 @@ class Batches:
 
     Example:
         >>> from vitlite import data
+        >>> from vitlite.train import Recipe
         >>> train = data.load("scenes", train_images=40, held_out=10).train
         >>> batches = Batches(train, Recipe("try", steps=10, batch_size=16), seed=0)
         >>> images, targets = batches[7]

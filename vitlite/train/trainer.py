@@ -58,7 +58,8 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch
         Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
 
     Example:
-        >>> from vitlite import ViT, ViTConfig, data
+        >>> from vitlite import data
+        >>> from vitlite.train import Recipe
         >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
         >>> round(evaluate(model, data.load("scenes", train_images=10, held_out=10).test).loss, 4)  # ln 10
         2.3026
@@ -119,7 +120,8 @@ class Trainer:
         step: Steps done.
 
     Example:
-        >>> from vitlite import ViT, ViTConfig, data
+        >>> from vitlite import data
+        >>> from vitlite.train import Recipe
         >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
         >>> trainer = Trainer(model, Recipe("try", steps=2, batch_size=8, keep_best=True), device="cpu")
         >>> trainer.fit(data.load("scenes", train_images=20, held_out=10))["step"], trainer.kept
