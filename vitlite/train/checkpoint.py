@@ -59,7 +59,16 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no checkpoint ({error}); give this run another checkpoint path") from error
-    there, here = _flat(told.get("run", {})), _flat(json.loads(json.dumps(run)))
+    _refuse_another(path, told.get("run", {}), json.loads(json.dumps(run)))
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts, told
+
+
+def _refuse_another(path: Path, there: dict, here: dict) -> None:
+    there, here = _flat(there), _flat(here)
     differ = [name for name in there | here if there.get(name) != here.get(name)]
     if differ:
         shown = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:3])
@@ -68,11 +77,6 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
             f"checkpoint {path} belongs to another run ({shown}{more}); "
             "give this run another checkpoint path, or remove that file to start afresh"
         )
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    return parts, told
 
 
 def _flat(told: dict, prefix: str = "") -> dict:
