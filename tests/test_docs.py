@@ -21,7 +21,7 @@ PUBLIC = [name for name in MODULES if name not in INTERNAL]
 # What the page says stands before every example.
 BEFORE = {"Path": Path, "np": np, "torch": torch, "ViT": vitlite.ViT, "ViTConfig": vitlite.ViTConfig}
 # Modules whose names have no examples yet; an entry stands for all below it, and goes when they have.
-LATER = ("vitlite.experiments", "vitlite.train")
+LATER = ("vitlite.experiments",)
 # Each experiment is a command; its card, not the page, says what it does.
 NOT_ON_THE_PAGE = ("vitlite.experiments",)
 

@@ -23,8 +23,7 @@ class Average:
         model: The copy, to be evaluated and never trained.
 
     Example:
-        >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> average = Average(model, decay=0.99)
+        >>> average = Average(torch.nn.Linear(1, 1), decay=0.99)
         >>> average.decay_at(0), average.decay_at(10_000)
         (0.1, 0.99)
     """

@@ -64,6 +64,15 @@ def augmented(
     Returns:
         Normalised float images ``[B, C, H, W]``, and the targets: labels ``[B]``, or probabilities ``[B, classes]``
         once images are mixed.
+
+    Example:
+        >>> from vitlite import data
+        >>> from vitlite.train import recipes
+        >>> train = data.load("scenes", train_images=16, held_out=10).train
+        >>> recipe, generator = recipes.get("cifar10"), torch.Generator().manual_seed(0)
+        >>> images, targets = augmented(recipe, train.images, train.labels, train, generator)
+        >>> images.shape, targets.shape
+        (torch.Size([16, 3, 32, 32]), torch.Size([16, 10]))
     """
     targets = labels
     if recipe.crop_padding:

@@ -28,6 +28,9 @@ class Progress:
 
     Args:
         shown: Whether to show it; by default only in a terminal.
+
+    Example:
+        >>> bar = Progress(shown=False)
     """
 
     def __init__(self, shown: bool | None = None) -> None:

@@ -48,6 +48,10 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
 
     Raises:
         ValueError: If the checkpoint belongs to another run, or is none; the message says in what they differ.
+
+    Example:
+        >>> load(Path("none.safetensors"), {"seed": 0}) is None
+        True
     """
     for half in path.parent.glob(f".{path.name}.*.part"):
         half.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from vitlite.config import Size, pair
 from vitlite.model import ViT
 from vitlite.train import distributed
 
-__all__ = ["autocast_dtype", "compiled", "compiling_pays", "default_device", "peak_flops", "train_flops"]
+__all__ = ["autocast_dtype", "compiling_pays", "default_device", "peak_flops", "train_flops"]
 
 # Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
 # is given "with sparsity"). A device is found by the words of its name; the longer entry first.
@@ -31,7 +31,12 @@ COMPILE_STEPS = 2_000  # compiling takes about as long as some hundred steps sav
 
 
 def default_device() -> torch.device:
-    """The device to train on if none is named: a CUDA device, one for each process of a machine, or the CPU."""
+    """The device to train on if none is named: a CUDA device, one for each process of a machine, or the CPU.
+
+    Example:
+        >>> default_device().type in ("cuda", "cpu")
+        True
+    """
     return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -40,6 +45,10 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
     CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it.
     Elsewhere, on Apple's MPS for one, float32: nobody has measured it yet.
+
+    Example:
+        >>> autocast_dtype(torch.device("mps")) is None
+        True
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
@@ -53,6 +62,10 @@ def compiling_pays(device: torch.device, steps: int) -> bool:
     """Whether ``torch.compile`` earns back its own time: on CUDA, in a run that is not short.
 
     On a CPU it gains less than a tenth at the sizes of this book and takes a minute.
+
+    Example:
+        >>> compiling_pays(torch.device("cuda"), 10_000), compiling_pays(torch.device("cpu"), 10_000)
+        (True, False)
     """
     return device.type == "cuda" and steps >= COMPILE_STEPS
 

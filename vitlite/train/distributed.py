@@ -21,13 +21,18 @@ from torch.nn.parallel import DistributedDataParallel
 if TYPE_CHECKING:
     from vitlite.train.trainer import Trainer
 
-__all__ = ["World", "agree", "contact", "exchanging", "joined", "local_rank", "shared", "sum_over_all", "world"]
+__all__ = ["World", "joined", "world"]
 
 PATIENCE = datetime.timedelta(minutes=5)  # how long a process waits for one that is silent
 
 
 class World(NamedTuple):
-    """This process's number and how many there are."""
+    """This process's number and how many there are.
+
+    Example:
+        >>> World(rank=1, size=2).size
+        2
+    """
 
     rank: int
     size: int
@@ -55,6 +60,11 @@ def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Ite
     Args:
         device: Where this process computes; CUDA devices talk through NCCL, all else through gloo.
         patience: How long to wait for a process that is silent before the run ends with an error.
+
+    Example:
+        >>> with joined(torch.device("cpu")) as world:  # outside torchrun
+        ...     world.size
+        1
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield world()

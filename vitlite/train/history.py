@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitlite.train.distributed import sum_over_all, world
 
-__all__ = ["LINES", "VAL_LINES", "Log", "empty"]
+__all__ = ["LINES", "VAL_LINES", "empty"]
 
 # What the history keeps, a list each: at every log step, and at every validation.
 LINES = ("step", "loss", "train_accuracy", "learning_rate", "images_per_second")

@@ -203,6 +203,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups for the optimiser: weight matrices, which decay, and all other parameters, which do not.
 
     Biases, norms, class tokens and position tables stay free: pulling them to zero regularises nothing.
+
+    Example:
+        >>> decaying, free = parameter_groups(torch.nn.Linear(4, 2), weight_decay=0.05)
+        >>> decaying["weight_decay"], decaying["params"][0].shape, free["params"][0].shape
+        (0.05, torch.Size([2, 4]), torch.Size([2]))
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if name.endswith("weight") and p.ndim >= 2]
@@ -211,7 +216,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the two parameter groups: AdamW (decoupled weight decay), or SGD with momentum."""
+    """The recipe's optimiser over the two parameter groups: AdamW (decoupled weight decay), or SGD with momentum.
+
+    Example:
+        >>> optimizer(torch.nn.Linear(4, 2), get("paper-finetune")).defaults["momentum"]
+        0.9
+    """
     groups = parameter_groups(model, recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=True)

@@ -38,7 +38,12 @@ __all__ = ["Evaluation", "Trainer", "evaluate"]
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy and top-1 accuracy (a fraction) over a split."""
+    """Mean cross-entropy and top-1 accuracy (a fraction) over a split.
+
+    Example:
+        >>> Evaluation(loss=0.5, accuracy=0.83).accuracy
+        0.83
+    """
 
     loss: float
     accuracy: float
@@ -58,8 +63,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch
         Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
 
     Example:
-        >>> from vitlite import data
-        >>> from vitlite.train import Recipe
+        >>> from vitlite import ViT, ViTConfig, data
         >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
         >>> round(evaluate(model, data.load("scenes", train_images=10, held_out=10).test).loss, 4)  # ln 10
         2.3026
@@ -120,7 +124,7 @@ class Trainer:
         step: Steps done.
 
     Example:
-        >>> from vitlite import data
+        >>> from vitlite import ViT, ViTConfig, data
         >>> from vitlite.train import Recipe
         >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
         >>> trainer = Trainer(model, Recipe("try", steps=2, batch_size=8, keep_best=True), device="cpu")
