@@ -1,11 +1,14 @@
 """The command line, from training to evaluation, and what it says when something is wrong."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from vitlite import experiments, records, weights
+from vitlite import weights
 from vitlite.__main__ import main
 from vitlite.resnet import ResNet, ResNetConfig
 
@@ -72,44 +75,31 @@ def test_evaluate_and_info_of_a_resnet(tmp_path, images, capsys):
     assert json.loads(capsys.readouterr().out)["images"] == 50
 
 
-def test_every_experiment_has_a_full_card():
-    for name in experiments.names():
-        card = experiments.card(experiments.find(name))
-        assert {"question", "expectation", "command", "cost"} <= set(card), name
-        assert card["command"].startswith(f"python -m vitlite experiment {name}")
+def test_a_closed_pipe_is_no_error(tmp_path, images):
+    model = tmp_path / "model.safetensors"
+    main(["train", str(model), "--data", str(images), "--steps", "4", *TINY])
+    words = [sys.executable, "-m", "vitlite", "info", str(model)]
+    reading, writing = os.pipe()
+    os.close(reading)  # as if `head` had gone
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_runner_resumes_and_writes_one_record(tmp_path, monkeypatch):
-    made, broken = [], [True]
+def test_a_trained_model_has_the_rights_that_the_umask_leaves(tmp_path, images):
+    model = tmp_path / "model.safetensors"
+    before = os.umask(0o027)
+    try:
+        main(["train", str(model), "--data", str(images), "--steps", "4", *TINY])
+    finally:
+        os.umask(before)
+    assert model.stat().st_mode & 0o777 == 0o640
 
-    class Experiment:
-        __doc__ = "Question:    Does it\n             resume?\nExpectation: Yes.\nCommand:     c\nCost:        none\n"
-        DATASET, SCALES = "none", {"quick": {"seeds": [0, 1, 2]}}
 
-        @staticmethod
-        def points(config):
-            return [{"seed": seed} for seed in config["seeds"]]
-
-        @staticmethod
-        def run(point, config, work):
-            if point["seed"] == 1 and broken:
-                broken.clear()
-                raise OSError("interrupted")
-            made.append(point["seed"])
-            return {"val_accuracy": 0.5}
-
-        @staticmethod
-        def summarise(runs):
-            return {"runs": len(runs)}
-
-    monkeypatch.setattr(experiments, "find", lambda name: Experiment)
-    places = {"folder": tmp_path / "records", "work": tmp_path / "work"}
-    with pytest.raises(OSError, match="interrupted"):
-        experiments.run("try", "quick", **places)
-    assert records.names(places["folder"]) == []
-    experiments.run("try", "quick", **places)
-    assert made == [0, 1, 2], "nothing twice, nothing left out"
-    record = records.read("try", places["folder"])
-    assert record["question"] == "Does it resume?"
-    assert record["runs"] == [{"seed": seed, "val_accuracy": 0.5} for seed in range(3)]
-    assert record["summary"] == {"runs": 3}
+def test_train_says_which_weights_the_file_holds(tmp_path, images, capsys):
+    words = ["train", str(tmp_path / "model.safetensors"), "--data", str(images), "--steps", "4", *TINY]
+    assert main([*words, "--batch-size", "32", "--micro-batch", "8", "--drop-path", "0.1"]) == 0
+    assert "holds the weights of step 4, the last" in capsys.readouterr().out
+    assert main([*words, "--micro-batch", "7"]) == 1
+    assert "micro_batch is 7, batch_size is 128; the first must divide the second" in capsys.readouterr().err

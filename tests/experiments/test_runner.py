@@ -1,0 +1,109 @@
+"""The runner makes each run once, in order, and one record of all."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from vitlite import experiments, records
+from vitlite.experiments import cost
+
+CARD = "Question:    Does it\n             resume?\nExpectation: Yes.\nCommand:     c\nCost:        none\n"
+
+
+@pytest.fixture
+def places(tmp_path):
+    return {"folder": tmp_path / "records", "work": tmp_path / "work"}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """An experiment that notes which runs it makes, and breaks off once, at seed 1."""
+    made, whole = [], []
+
+    def run(point, config, work):
+        if point["seed"] == 1 and not whole:
+            whole.append(True)
+            raise OSError("interrupted")
+        made.append(point["seed"])
+        return {"val_accuracy": 0.5}
+
+    experiment = SimpleNamespace(
+        __doc__=CARD,
+        DATASET="none",
+        SCALES={"quick": {"seeds": [0, 1, 2]}, "cpu": {}},
+        points=lambda config: [{"seed": seed} for seed in config.get("seeds", [7])],
+        run=run,
+        summarise=lambda runs: {"seeds": [run["point"]["seed"] for run in runs]},
+    )
+    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    return made
+
+
+def test_every_experiment_has_a_full_card():
+    for name in experiments.names():
+        card = experiments.card(experiments.find(name))
+        assert {"question", "expectation", "command", "cost"} <= set(card), name
+        assert card["command"].startswith(f"python -m vitlite experiment {name}")
+
+
+def test_every_configuration_is_plain_data_and_has_points():
+    for name in experiments.names():
+        experiment = experiments.find(name)
+        for config in experiment.SCALES.values():
+            assert json.loads(json.dumps(config)) == config, name
+            assert all("seed" in point for point in experiment.points(config)), name
+
+
+def test_it_resumes_and_writes_one_record(made, places):
+    with pytest.raises(OSError, match="interrupted"):
+        experiments.run("try", "quick", **places)
+    assert records.names(places["folder"]) == []
+    experiments.run("try", "quick", **places)
+    assert made == [0, 1, 2], "nothing twice, nothing left out"
+    record = records.read("try", places["folder"])
+    assert record["question"] == "Does it resume?"
+    assert record["runs"] == [{"seed": seed, "val_accuracy": 0.5} for seed in range(3)]
+    assert record["summary"] == {"seeds": [0, 1, 2]}
+
+
+def test_chosen_seeds_add_to_what_is_there(made, places):
+    experiments.run("try", "quick", seeds=[2, 0], **places)
+    record = records.read("try", places["folder"])
+    assert (record["summary"], record["config"]) == ({"seeds": [2, 0]}, {"seeds": [2, 0]})
+    assert record["command"] == "python -m vitlite experiment try --scale quick --seeds 2 0"
+    with pytest.raises(OSError, match="interrupted"):
+        experiments.run("try", "quick", **places)
+    experiments.run("try", "quick", **places)
+    assert made == [2, 0, 1]
+    assert records.read("try", places["folder"])["summary"] == {"seeds": [0, 1, 2]}, "in the order of the points"
+
+
+def test_force_makes_every_run_again(made, places):
+    experiments.run("try", "quick", seeds=[0], **places)
+    experiments.run("try", "quick", seeds=[0], force=True, **places)
+    assert made == [0, 0]
+
+
+def test_seeds_are_for_experiments_that_have_some(made, places):
+    with pytest.raises(ValueError, match="try has none to choose"):
+        experiments.run("try", "cpu", seeds=[1], **places)
+
+
+def test_it_tells_the_time_left(made, places, capsys, monkeypatch):
+    clock = iter([0.0, 60.0])
+    experiments.run("try", "quick", seeds=[0], **places)
+    capsys.readouterr()
+    monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
+    with pytest.raises(OSError, match="interrupted"):
+        experiments.run("try", "quick", seeds=[0, 2, 1], **places)
+    assert "2 of 3 runs made: seed 2; about 1 min left" in capsys.readouterr().err
+
+
+def test_several_runs_at_a_time_make_the_same_record(places, monkeypatch):
+    tiny = cost.SCALES["quick"] | {"image_sizes": [16], "patch_sizes": [1, 16], "repeats": 2}
+    monkeypatch.setitem(cost.SCALES, "quick", tiny)
+    experiments.run("cost", "quick", jobs=2, **places)
+    runs = records.read("cost", places["folder"])["runs"]
+    assert [run["tokens"] for run in runs] == [256, 256, 1, 1]
+    assert all(run["seconds"] > 0 for run in runs)

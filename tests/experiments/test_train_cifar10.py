@@ -1,0 +1,70 @@
+"""The CIFAR-10 experiment, on scenes and in two steps: what it writes is what it measured."""
+
+import pytest
+import torch
+
+from vitlite import data, resnet, weights
+from vitlite.experiments import train_cifar10
+from vitlite.train import Trainer, device, evaluate, recipes
+
+TINY = {
+    "model": {"patch_size": 4, "num_classes": 10, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_dim": 32,
+              "pool": "mean"},
+    "stems": {"plain": None, "conv": {"stem": "conv", "embed_dim": 32}},
+    "stages": [[16, "quick"], [24, "quick"]],
+    "seeds": [0, 1],
+    "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Scenes for CIFAR-10, recipes of two steps, and a folder of its own for checkpoints."""
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, image_size: load("scenes", train_images=64, held_out=20,
+                                                                    image_size=image_size))  # fmt: skip
+    monkeypatch.setattr(recipes, "get", lambda name: recipes.RECIPES[name].lasting(2).replace(batch_size=16))
+    monkeypatch.setattr(train_cifar10, "CHECKPOINTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("stem", ["plain", "conv"])
+def test_what_is_saved_is_what_was_measured(small, stem):
+    told = train_cifar10.run({"stem": stem, "seed": 0}, TINY, small / "work")
+    saved = weights.load(small / f"train_cifar10-{stem}.safetensors")
+    sets = data.load("cifar10", image_size=24)
+    assert evaluate(saved, sets.test).accuracy == told["test_accuracy"]
+    assert sum(map(sum, told["test_confusion"])) == 20
+    assert sum(row[i] for i, row in enumerate(told["test_confusion"])) == pytest.approx(20 * told["test_accuracy"])
+    assert told["parameters"] == resnet.parameters(saved)
+    assert told["images_seen"] == 2 * 2 * 16
+    assert [stage["share_of_peak"] for stage in told["stages"]] == [None, None], "no peak is listed for a CPU"
+
+
+@pytest.mark.parametrize("stem", ["plain", "conv"])
+def test_at_full_scale_there_are_at_most_3m_parameters(stem):
+    config = train_cifar10.SCALES["full"]
+    with torch.device("meta"):
+        assert resnet.parameters(train_cifar10.build(stem, config, 32)) < 3e6
+
+
+def test_both_rows_come_before_the_next_seed():
+    points = [(point["stem"], point["seed"]) for point in train_cifar10.points(TINY)]
+    assert points == [("plain", 0), ("conv", 0), ("plain", 1), ("conv", 1)]
+
+
+def test_the_share_of_the_peak_is_flops_over_time_over_peak(monkeypatch):
+    net = train_cifar10.build("plain", TINY, 16)
+    trainer = Trainer(net, recipes.get("quick"), device="cpu")
+    trainer.history["images_per_second"] = [1.0, 1e6, 2e6]
+    monkeypatch.setattr(train_cifar10, "peak_flops", lambda where: 1e15)
+    assert train_cifar10.share_of_peak(net, trainer) == device.train_flops(net, 16) * 1e6 / 1e15
+
+
+def test_the_summary_has_a_row_for_each_stem():
+    same = {"val_accuracy": 0.5, "seconds": 1.0}
+    runs = [{"point": {"stem": stem, "seed": seed}, "test_accuracy": accuracy} | same
+            for stem, seed, accuracy in (("plain", 0, 0.6), ("conv", 0, 0.8), ("plain", 1, 0.7))]  # fmt: skip
+    told = train_cifar10.summarise(runs)
+    assert told["plain"]["test_accuracy"] == pytest.approx(0.65)
+    assert told["conv"]["test_accuracy"] == 0.8
