@@ -191,6 +191,28 @@ def test_the_best_weights_are_chosen_on_validation(average):
     assert "the best on validation" in trainer.kept
 
 
+def test_a_model_that_does_not_classify_is_validated_by_its_own_objective():
+    class Centred(nn.Module):
+        """It learns the mean of all pixels; an image is right if it is near."""
+
+        def __init__(self):
+            super().__init__()
+            self.mean = nn.Parameter(torch.tensor(5.0))
+
+        def forward(self, images):
+            return (images.mean((1, 2, 3)) - self.mean).square()
+
+    def near(net, images, targets):
+        distance = net(images)
+        return distance.mean(), (distance < 4).sum()
+
+    net, recipe = Centred(), Recipe("s", 60, 16, learning_rate=0.2, weight_decay=0.0, validate_every=20)
+    history = Trainer(net, recipe, device="cpu", objective=near, val_objective=near).fit(splits())
+    assert history["val_accuracy"] == sorted(history["val_accuracy"])
+    assert (history["val_accuracy"][-1], history["train_accuracy"][-1]) == (1, 1)
+    assert history["train_accuracy"][0] == 0
+
+
 def test_an_objectives_own_parameters_are_trained():
     class Scaled(nn.Module):
         def __init__(self):

@@ -50,7 +50,13 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch.dtype | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    batch_size: int = 500,
+    dtype: torch.dtype | None = None,
+    objective: objectives.Objective | None = None,
+) -> Evaluation:
     """Loss and top-1 accuracy of a model over a split.
 
     Args:
@@ -58,6 +64,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch
         split: What to evaluate on.
         batch_size: Images at a time; it does not change the result.
         dtype: Reduced precision to compute in; float32 by default.
+        objective: What to ask of the model, which then says what is right; classification by default.
 
     Returns:
         Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
@@ -75,7 +82,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 500, dtype: torch
         labels = split.labels[start : start + batch_size].to(where)
         images = normalise(split.images[start : start + batch_size].to(where), split.mean, split.std)
         with torch.autocast(where.type, dtype, enabled=dtype is not None):
-            batch_loss, batch_right = objectives.classify()(model, images, labels)
+            batch_loss, batch_right = (objective or objectives.classify())(model, images, labels)
         loss += batch_loss.item() * len(labels)
         right += batch_right.item()
     model.train(training)
@@ -110,6 +117,8 @@ class Trainer:
         device: Where to train; by default CUDA if there is one, else the CPU.
         objective: What to ask of the model; classification with the recipe's label smoothing by default. If it is a
             module, its own parameters are trained too.
+        val_objective: What to ask of it in validation; classification without label smoothing by default. A model that
+            does not classify needs one here.
         checkpoint: A file to save the run in and, if it is there, to resume it from.
         checkpoint_every: Steps between two saves, rounded up to whole lines of the history.
         autocast: Compute in reduced precision where the device gains from it (``device.autocast_dtype``).
@@ -140,6 +149,7 @@ class Trainer:
         seed: int = 0,
         device: torch.device | str | None = None,
         objective: objectives.Objective | None = None,
+        val_objective: objectives.Objective | None = None,
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 1000,
         autocast: bool = True,
@@ -152,6 +162,7 @@ class Trainer:
         self.model, self.recipe, self.seed = model.to(self.device), recipe, seed
         self.learner: nn.Module = Learner(model, objective or objectives.classify(recipe.label_smoothing))
         self.learner.to(self.device)
+        self.val_objective = val_objective
         self.optimizer = recipes.optimizer(self.learner, recipe)
         self.average = Average(model, recipe.average) if recipe.average else None
         self.best: dict[str, Tensor] = {}  # weights of the best validation, if the recipe keeps them
@@ -288,7 +299,7 @@ class Trainer:
     def _validate(self, validation: Split) -> float:
         """Add a validation to the history, note the weights if they are the best; returns the seconds it took."""
         began = time.perf_counter()
-        result = evaluate(self.validated, validation, dtype=self.dtype)
+        result = evaluate(self.validated, validation, dtype=self.dtype, objective=self.val_objective)
         if not self.recipe.keep_best or result.accuracy > max(self.history["val_accuracy"], default=-1.0):
             self.history["kept_step"] = self.step
             if self.recipe.keep_best:
