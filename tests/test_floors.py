@@ -8,9 +8,8 @@ import vitlite
 PACKAGE = Path(vitlite.__file__).parent
 # From the ground up; what is not named stands on its own floor's first matching prefix.
 FLOORS = [
-    {"analysis", "checks", "files", "plots", "scale"},
-    {"data", "position", "records"},
-    {"config"},
+    {"analysis", "files", "position", "plots", "scale"},
+    {"config", "data", "explore", "records"},
     {"model"},
     {"resnet"},
     {"hybrid"},

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book/tools"))
@@ -16,6 +17,7 @@ from stamp import first_cell, is_stamped  # noqa: E402
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGETS = "application/vnd.jupyter.widget-state+json"
+EXPLORER = 'class="vitlite-explorer"'  # how an interactive figure's HTML begins
 MEGABYTE = 2**20
 LONGEST_CELL = 15  # lines
 ABSOLUTE_PATH = re.compile(r"""(?<![\w.:/])/(?:home|root|Users|tmp|work|mnt|content|opt)/|[A-Z]:\\\\Users""")
@@ -116,6 +118,18 @@ def test_every_picture_is_described(chapter: nbformat.NotebookNode) -> None:
         if pictures:
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
             assert len(alt.split()) >= 4, f"metadata.mystnb.image.alt should describe the picture below:\n{cell.source}"
+
+
+def test_every_interactive_figure_is_described(chapter: nbformat.NotebookNode) -> None:
+    for cell in code(chapter):
+        shown = [output.data for output in cell.outputs if EXPLORER in output.get("data", {}).get("text/html", "")]
+        if shown:
+            assert "nbval-ignore-output" in tags(cell), f"the bytes of its values are compared below:\n{cell.source}"
+        for data in shown:
+            root = BeautifulSoup(data["text/html"], "html.parser").select_one(".vitlite-explorer")
+            assert len(root["aria-description"].split()) >= 12
+            assert root["aria-label"] in data["text/plain"]
+            assert root["aria-description"] in data["text/plain"]
 
 
 def test_its_widgets_can_be_shown_without_a_kernel(chapter: nbformat.NotebookNode) -> None:
