@@ -8,8 +8,9 @@ import vitlite
 PACKAGE = Path(vitlite.__file__).parent
 # From the ground up; what is not named stands on its own floor's first matching prefix.
 FLOORS = [
-    {"analysis", "files", "position", "plots", "scale"},
-    {"config", "data", "explore", "records"},
+    {"analysis", "checks", "files", "plots", "scale"},
+    {"data", "explore", "position", "records"},
+    {"config"},
     {"model"},
     {"resnet"},
     {"hybrid"},

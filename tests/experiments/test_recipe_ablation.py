@@ -42,7 +42,7 @@ def test_the_whole_ladder_stands_before_the_second_seed():
 def test_a_gain_is_taken_between_runs_of_one_seed():
     def made(variant, seed, accuracy):
         same = dict.fromkeys(("train_accuracy", "val_accuracy", "seconds"), 1.0)
-        return {"point": {"variant": variant, "seed": seed}, "test_accuracy": accuracy} | same
+        return {"variant": variant, "seed": seed, "test_accuracy": accuracy} | same
 
     told = recipe_ablation.summarise([made("a", 0, 0.3), made("b", 0, 0.5), made("a", 1, 0.4), made("b", 1, 0.5)])
     assert told["a"]["test_accuracy"] == pytest.approx(0.35)

@@ -34,7 +34,7 @@ def made(monkeypatch):
         SCALES={"quick": {"seeds": [0, 1, 2]}, "cpu": {}},
         points=lambda config: [{"seed": seed} for seed in config.get("seeds", [7])],
         run=run,
-        summarise=lambda runs: {"seeds": [run["point"]["seed"] for run in runs]},
+        summarise=lambda runs: {"seeds": [run["seed"] for run in runs]},
     )
     monkeypatch.setattr(experiments, "find", lambda name: experiment)
     return made

@@ -63,7 +63,7 @@ def test_the_share_of_the_peak_is_flops_over_time_over_peak(monkeypatch):
 
 def test_the_summary_has_a_row_for_each_stem():
     same = {"val_accuracy": 0.5, "seconds": 1.0}
-    runs = [{"point": {"stem": stem, "seed": seed}, "test_accuracy": accuracy} | same
+    runs = [{"stem": stem, "seed": seed, "test_accuracy": accuracy} | same
             for stem, seed, accuracy in (("plain", 0, 0.6), ("conv", 0, 0.8), ("plain", 1, 0.7))]  # fmt: skip
     told = train_cifar10.summarise(runs)
     assert told["plain"]["test_accuracy"] == pytest.approx(0.65)

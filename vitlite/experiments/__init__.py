@@ -7,7 +7,7 @@ An experiment is a module with a card as its docstring (``Question:``, ``Expecta
   has its ``"seeds"`` there;
 - ``points(config)``: the runs to make, the most telling first: dicts with a ``"seed"`` and a place on the grid;
 - ``run(point, config, work)``: make one run; ``work`` is a folder for its checkpoints. It returns what it measured;
-- ``summarise(runs)``: the answer, in a few figures, out of what the runs measured, each with its ``"point"``.
+- ``summarise(runs)``: the answer, in a few figures, out of what the runs measured and where on the grid they stand.
 """
 
 from __future__ import annotations
@@ -102,13 +102,13 @@ def run(
     runs = _finish(experiment, config, place, jobs, force)
     record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
               "scale": scale, "config": config, "dataset": experiment.DATASET,
-              "runs": [run["point"] | {key: run[key] for key in run if key != "point"} for run in runs],
-              "summary": experiment.summarise(runs), **records.provenance(config.get("device", "cpu"))}  # fmt: skip
+              "runs": runs, "summary": experiment.summarise(runs),
+              **records.provenance(config.get("device", "cpu"))}  # fmt: skip
     return records.write(record, force=force, folder=folder)
 
 
 def _finish(experiment: ModuleType, config: dict, place: Path, jobs: int, force: bool) -> list[dict]:
-    """Make the runs that are not made yet, in the order of the points, noting each; returns all of the points'."""
+    """Make the runs that are not made yet, noting each; returns all in the order of the points, each with its point."""
     finished = place / "finished.json"
     if force:
         shutil.rmtree(place, ignore_errors=True)
@@ -123,7 +123,8 @@ def _finish(experiment: ModuleType, config: dict, place: Path, jobs: int, force:
         left = (time.perf_counter() - began) / count * (len(todo) - count)
         print(f"{len(points) - len(todo) + count} of {len(points)} runs made: {_short(point)}; "
               f"about {_duration(left)} left", file=sys.stderr, flush=True)  # fmt: skip
-    return sorted((run for run in made if run["point"] in points), key=lambda run: points.index(run["point"]))
+    mine = sorted((run for run in made if run["point"] in points), key=lambda run: points.index(run["point"]))
+    return [run.pop("point") | run for run in mine]
 
 
 def _results(experiment: ModuleType, todo: list[dict], config: dict, place: Path, jobs: int) -> Iterator[tuple]:

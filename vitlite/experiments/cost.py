@@ -99,12 +99,11 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 def summarise(runs: list[dict]) -> dict:
     """What the largest image that was measured pixel by pixel costs, over what its largest patches cost."""
-    entries = [entry["point"] | entry for entry in runs]
-    image_size = max(entry["image_size"] for entry in entries if entry["what"] == "pixels")
-    patch_size = max(entry["patch_size"] for entry in entries)
+    image_size = max(entry["image_size"] for entry in runs if entry["what"] == "pixels")
+    patch_size = max(entry["patch_size"] for entry in runs)
     at = {
         (entry["patch_size"], entry["attention"]): entry
-        for entry in entries
+        for entry in runs
         if entry["image_size"] == image_size
     }
     ratios = {

@@ -125,9 +125,9 @@ def summarise(runs: list[dict]) -> dict:
     """
     table: dict[str, dict] = {}
     below: dict[int, float] = {}
-    for variant in dict.fromkeys(run["point"]["variant"] for run in runs):
-        mine = [run for run in runs if run["point"]["variant"] == variant]
-        here = {run["point"]["seed"]: run["test_accuracy"] for run in mine}
+    for variant in dict.fromkeys(run["variant"] for run in runs):
+        mine = [run for run in runs if run["variant"] == variant]
+        here = {run["seed"]: run["test_accuracy"] for run in mine}
         gains = [here[seed] - below[seed] for seed in here if seed in below]
         table[variant] = {
             key: statistics.mean(run[key] for run in mine)

@@ -35,8 +35,8 @@ MODEL = {
     "pool": "mean",
 }
 
-# What turns pixels into tokens: the paper's patches, or the light convolutional stem.
-STEMS = {"plain": None, "conv": {"stem": "conv", "embed_dim": 128}}
+# What turns pixels into tokens: the paper's patches, or a small ResNet.
+STEMS = {"plain": None, "conv": {"stem": "resnet", "embed_dim": 128, "width": 32, "blocks": 1}}
 
 # Stages: image size and recipe. The second one goes on from the first, with its positions interpolated.
 SCALES = {
@@ -49,7 +49,7 @@ SCALES = {
     },
     "full": {
         "model": MODEL | {"embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384, "drop_path": 0.1},
-        "stems": {"plain": None, "conv": {"stem": "conv", "embed_dim": 192}},
+        "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 192, "width": 64, "blocks": 1}},
         "stages": [[32, "cifar10"]],
         "seeds": [0, 1, 2],
         "device": "cuda",
@@ -130,8 +130,8 @@ def summarise(runs: list[dict]) -> dict:
     """Mean accuracies over the seeds, for each stem."""
     return {
         stem: {
-            key: statistics.mean(run[key] for run in runs if run["point"]["stem"] == stem)
+            key: statistics.mean(run[key] for run in runs if run["stem"] == stem)
             for key in ("val_accuracy", "test_accuracy", "seconds")
         }
-        for stem in dict.fromkeys(run["point"]["stem"] for run in runs)
+        for stem in dict.fromkeys(run["stem"] for run in runs)
     }

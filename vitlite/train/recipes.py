@@ -132,7 +132,7 @@ RECIPES = {
         # Hardware: one or two CPU cores with bfloat16 instructions.
         # Expected: the record `train_cifar10` at scale cpu, both time and accuracy.
         Recipe("cifar10-small", steps=17_500, learning_rate=2e-3, warmup_steps=1_000, label_smoothing=0.1,
-               crop_padding=3, cutmix=0.5, validate_every=700),
+               crop_padding=3, validate_every=700),
         Recipe("cifar10-small-finetune", steps=7_000, learning_rate=1e-3, warmup_steps=200, label_smoothing=0.1,
                crop_padding=4, cutmix=0.5, validate_every=700),
         # For:      CIFAR-10 from scratch at 32 pixels as far as a ViT of at most 3M parameters gets: 400 passes over
