@@ -49,7 +49,7 @@ SCALES = {
     },
     "full": {
         "model": MODEL | {"embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384, "drop_path": 0.1},
-        "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 192, "width": 64, "blocks": 1}},
+        "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 192, "width": 24, "blocks": 1}},
         "stages": [[32, "cifar10"]],
         "seeds": [0, 1, 2],
         "device": "cuda",
