@@ -9,7 +9,7 @@ each image travel there, and nothing waits. While training, the order is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +43,8 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
         >>> random_flip(rows, torch.Generator().manual_seed(0)).unique(dim=0)[:, 0, 0].tolist()
         [[0, 1, 2, 3], [3, 2, 1, 0]]
     """
-    flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device) < 0.5
-    return torch.where(_send(flip, images), images.flip(-1), images)
+    flip = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
+    return _change(images, flip, lambda chosen: chosen.flip(-1))
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
@@ -155,12 +155,13 @@ def _move(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
     height, width = images.shape[2:]
     x = torch.arange(width, device=images.device) - (width - 1) / 2  # from the centre of the image
     y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
-    mine = (operation == torch.arange(5, device=images.device)[:, None])[:, :, None, None]  # [5, b, 1, 1]
-    shear_x, shear_y, shift_x, shift_y, angle = torch.where(mine, magnitude[:, 0], 0.0)
+    mine = (operation == torch.arange(5, device=images.device)[:, None])[:, :, None, None, None]  # [5, b, 1, 1, 1]
+    shear_x, shear_y, shift_x, shift_y, angle = torch.where(mine, magnitude, 0.0)  # at most one is not 0
     cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
-    columns = cos * x + ((shear_x - sin) * y + shear_x * height / 2 - shift_x)  # shears leave the top left in place
-    rows = (shear_y + sin) * x + (cos * y + shear_y * width / 2 - shift_y)  # [b, H, W]
-    grid = torch.stack([columns / (width / 2), rows / (height / 2)], dim=-1)
+    right, down = 2 / width, 2 / height  # a pixel, where the image is 2 wide and 2 high; shears keep its top left
+    columns = right * cos * x + right * ((shear_x - sin) * y + shear_x * height / 2 - shift_x)  # [b, 1, H, W]
+    rows = down * (shear_y + sin) * x + down * (cos * y + shear_y * width / 2 - shift_y)
+    grid = torch.stack([columns, rows], dim=-1)[:, 0]
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
 
 
@@ -191,9 +192,8 @@ def random_erase(images: Tensor, probability: float, generator: torch.Generator)
         tensor(True)
     """
     _check_share("probability", probability)
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     chosen, area, aspect, top, left = torch.rand(5, count, generator=generator, device=generator.device)
-    which = (chosen < probability).nonzero()[:, 0]
     area = 0.02 + 0.31 * area  # of the image
     low = (area * height / width).clamp(min=0.3).log()  # a flatter one would be wider than the image
     high = (height / width / area).clamp(max=3.3).log()
@@ -201,21 +201,25 @@ def random_erase(images: Tensor, probability: float, generator: torch.Generator)
     tall = (area * height * width * aspect).sqrt().round().clamp(1, height)
     wide = (area * height * width / aspect).sqrt().round().clamp(1, width)
     top, left = (top * (height - tall + 1)).floor(), (left * (width - wide + 1)).floor()
-    box = torch.stack([which, *(edge[which] for edge in (top, top + tall, left, left + wide))])
-    which, top, bottom, left, right = _send(box, images)[:, :, None, None, None]
-    y, x = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
-    inside = (top <= y) & (y < bottom) & (left <= x) & (x < right)  # [erased, 1, H, W]
-    noise = _noise((len(inside), channels, height, width), generator, images)
-    which = which.flatten().long()
-    return images.index_copy(0, which, torch.where(inside, noise, images.index_select(0, which)))
+    erased = chosen < probability
+    box = _send(torch.stack([top, top + tall, left, left + wide])[:, erased], images)
+
+    def erase(images: Tensor) -> Tensor:
+        top, bottom, left, right = box[:, :, None]  # [erased, 1]
+        y, x = (torch.arange(side, device=images.device) for side in (height, width))
+        inside = _box((top <= y) & (y < bottom), (left <= x) & (x < right), images)
+        return images * (1 - inside) + _noise(images, generator) * inside
+
+    return _change(images, erased, erase)
 
 
-def _noise(shape: tuple[int, ...], generator: torch.Generator, images: Tensor) -> Tensor:
-    """Values of 0 to 255, drawn where the images are: only a seed travels there."""
+def _noise(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Values of 0 to 255 in place of the images, drawn where they are: only a seed travels there."""
     if generator.device.type != images.device.type:
         seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch.Generator(images.device).manual_seed(seed)
-    return torch.randint(256, shape, generator=generator, device=images.device, dtype=torch.uint8).to(images.dtype)
+    noise = torch.randint(256, images.shape, generator=generator, device=images.device, dtype=torch.uint8)
+    return noise.to(images.dtype)
 
 
 def cutmix(
@@ -253,9 +257,9 @@ def cutmix(
     half = area.sqrt() / 2 * (chosen < share)
     rows = (torch.arange(height, device=images.device) + 0.5) / height  # centres of the pixels, from 0 to 1
     columns = (torch.arange(width, device=images.device) + 0.5) / width
-    pasted = ((rows - row).abs() < half)[:, :, None] & ((columns - column).abs() < half)[:, None, :]  # [B, H, W]
-    own = 1 - pasted.float().mean(dim=(1, 2))[:, None]  # [B, 1]
-    mixed = torch.where(pasted[:, None], images.index_select(0, partner), images)
+    pasted = _box((rows - row).abs() < half, (columns - column).abs() < half, images)
+    own = 1 - pasted.float().mean(dim=(1, 2, 3))[:, None]  # [B, 1]
+    mixed = images * (1 - pasted) + images.index_select(0, partner) * pasted
     return mixed, torch.lerp(targets[partner], targets, own)
 
 
@@ -359,6 +363,22 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         raise ValueError(f"images have {images.shape[1]} channels, mean has {len(mean)} and std {len(std)} figures")
     shift, scale = _send(torch.tensor([[*mean], [*std]]) * 255, images)[:, :, None, None]
     return (images - shift).div_(scale)
+
+
+def _change(images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images, those that were ``chosen`` (bool ``[B]``) changed; only they are touched, and move as a whole."""
+    which, place = chosen.nonzero()[:, 0], torch.arange(len(images), device=chosen.device)
+    place[which] = torch.arange(len(which), device=chosen.device) + len(images)
+    changed = change(images.index_select(0, _send(which, images)))
+    return torch.cat([images, changed]).index_select(0, _send(place, images))
+
+
+def _box(rows: Tensor, columns: Tensor, images: Tensor) -> Tensor:
+    """``[B, H]`` and ``[B, W]`` -> 1 inside the rectangle, 0 outside, ``[B, 1, H, W]`` of the images' type.
+
+    To multiply by: on a CPU that is several times as fast as to choose pixel by pixel.
+    """
+    return rows[:, None, :, None].to(images.dtype) * columns[:, None, None, :].to(images.dtype)
 
 
 def _send(small: Tensor, images: Tensor) -> Tensor:
