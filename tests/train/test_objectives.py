@@ -285,6 +285,17 @@ def test_it_trains_in_reduced_precision(target):
     assert model.mask_token.grad.dtype == torch.float32
 
 
+def test_the_trainer_trains_and_validates_it():
+    dark, bright = (torch.full((64, 3, 8, 8), grey, dtype=torch.uint8) for grey in (40, 200))
+    split = Split(torch.cat([dark, bright]), torch.zeros(128).long(), None, ("a", "b"), MEAN, STD)
+    recipe = Recipe("try", steps=60, batch_size=32, learning_rate=1e-2, warmup_steps=6, validate_every=30)
+    model = MaskedPatches(vit(), MEAN, STD)
+    trainer = Trainer(model, recipe, device="cpu", objective=masked_patches, val_objective=masked_patches)
+    history = trainer.fit(Splits(split, split, split))
+    assert history["val_accuracy"][-1] > 0.9, "a share of patches, not a number of them"
+    assert history["val_loss"][-1] < 0.5
+
+
 def test_labels_do_not_matter_and_torchs_seed_does():
     model = MaskedPatches(vit(), MEAN, STD)
     losses = []

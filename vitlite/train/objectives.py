@@ -299,7 +299,9 @@ class MaskedPatches(nn.Module):
 
 
 def masked_patches(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``MaskedPatches`` is trained with; an objective as it stands: ``Trainer(..., objective=masked_patches)``.
+    """What a ``MaskedPatches`` is trained and validated with, an objective as it stands.
+
+    That is ``Trainer(model, recipe, objective=masked_patches, val_objective=masked_patches)``.
 
     Args:
         model: A ``MaskedPatches``.
