@@ -259,3 +259,14 @@ def test_float16_is_scaled(monkeypatch):
     trainer = Trainer(model(), RECIPE, device="cpu")
     assert trainer.fit(splits())["val_accuracy"][-1] > 0.9
     assert trainer.scaler.get_scale() > 1
+
+
+def test_masked_patches_are_learned_in_the_same_loop():
+    masked = objectives.masked_patches
+    vit, train = model(), splits().train
+    net = objectives.MaskedPatches(vit, train.mean, train.std)
+    recipe = RECIPE.replace(steps=60, average=0.9, micro_batch=8)
+    history = Trainer(net, recipe, device="cpu", objective=masked, val_objective=masked).fit(splits())
+    assert history["loss"][0] == pytest.approx(math.log(512), rel=0.1)
+    assert history["val_loss"][-1] < history["val_loss"][0] < history["loss"][0]
+    assert history["val_accuracy"][-1] > history["train_accuracy"][0]

@@ -151,8 +151,8 @@ RECIPES = {
         Recipe("paper-pretrain", steps=93_800, batch_size=4_096, micro_batch=512, learning_rate=3e-3,
                warmup_steps=10_000, weight_decay=0.3, validate_every=2_500),
         # For:      fine-tuning as in the same appendix: SGD with momentum 0.9, cosine, no decay, clipping at 1,
-        #           a batch of 512, on a model with a fresh head (`reset_head`). The step count is that for CIFAR; the
-        #           paper sweeps the rate over 0.001, 0.003, 0.01 and 0.03.
+        #           a batch of 512, on a model with a fresh head (`reset_head`). The step count is that for CIFAR, the
+        #           warmup that of the released code; the paper sweeps the rate over 0.001, 0.003, 0.01 and 0.03.
         # Hardware: one GPU.
         # Expected: no record yet.
         Recipe("paper-finetune", steps=10_000, batch_size=512, micro_batch=128, optimizer="sgd", learning_rate=1e-2,
