@@ -34,7 +34,8 @@ def save(path: Path, told: dict, **parts: State) -> None:
     """
     tensors = {f"{part}.{name}": tensor.contiguous() for part, state in parts.items() for name, tensor in state.items()}
     with written_whole(path) as beside:
-        safetensors.torch.save_file(tensors, beside, metadata={"trainer": json.dumps(told)})
+        # save_file would leave a file of its own, under a name of its own, if it were killed
+        beside.write_bytes(safetensors.torch.save(tensors, metadata={"trainer": json.dumps(told)}))
 
 
 def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | None:

@@ -174,6 +174,7 @@ class Trainer:
         self.checkpoint_every = math.ceil(checkpoint_every / self.log_every) * self.log_every
         self.callbacks, self.progress = list(callbacks), progress
         self.step, self.history = 0, empty()
+        self.run: dict = {}  # what a checkpoint must agree with, once the data are known
 
     def fit(self, data: Splits) -> dict:
         """Train to the recipe's last step, resuming from the checkpoint if there is one.
@@ -208,20 +209,21 @@ class Trainer:
                 loss, right = self._train_step(learner, *batches[self.step])
                 self.step += 1
                 log.add(loss, right, batches.size)
-                last = self.step == self.recipe.steps or stopped.is_set()
-                line = last or self.step % self.log_every == 0
-                if line or self.device.type == "cpu":  # elsewhere a look at the loss would make the device wait
+                if self.device.type == "cpu":  # elsewhere a look at the loss would make the device wait
                     log.check(self.step)
-                if line:
-                    log.line(self.history, self.step, recipes.learning_rate(self.recipe, self.step - 1))
+                last = self.step == self.recipe.steps
+                if last or self.step % self.log_every == 0:
+                    self._write_line(log)
                     tell("log")
-                if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
+                if last or self.step % self.recipe.validate_every == 0:
                     log.pause(self._validate(validation))
                     tell("validate")
                 if last or self.step % self.checkpoint_every == 0:
                     self._save()
                 tell("step")
                 if stopped.is_set():
+                    self._write_line(log)
+                    self._save()
                     raise KeyboardInterrupt(self._stop_message())
             self._keep()
             tell("end")
@@ -294,7 +296,13 @@ class Trainer:
             learner = compiled(learner, images[part], targets[part], self.dtype)
         return distributed.shared(learner)
 
-    # ---- validating and telling
+    # ---- telling and validating
+
+    def _write_line(self, log: Log) -> None:
+        """Add a line to the history, if there was a step since the last one and its loss was finite."""
+        if log.steps:
+            log.check(self.step)
+            log.line(self.history, self.step, recipes.learning_rate(self.recipe, self.step - 1))
 
     def _validate(self, validation: Split) -> float:
         """Add a validation to the history, note the weights if they are the best; returns the seconds it took."""
