@@ -16,7 +16,8 @@ import vitlite
 PAGE = Path(__file__).resolve().parents[1] / "book/api.md"
 MODULES = sorted(module.name for module in pkgutil.walk_packages(vitlite.__path__, "vitlite."))
 # Parts of a package whose public names the package hands out; the command line and the checks hand out none.
-INTERNAL = {"vitlite.__main__", "vitlite.checks"} | {name for name in MODULES if name.startswith("vitlite.weights.")}
+PACKAGES = ("vitlite.analysis.", "vitlite.plots.", "vitlite.weights.")
+INTERNAL = {"vitlite.__main__", "vitlite.checks"} | {name for name in MODULES if name.startswith(PACKAGES)}
 PUBLIC = [name for name in MODULES if name not in INTERNAL]
 # What the page says stands before every example.
 BEFORE = {"Path": Path, "np": np, "torch": torch, "ViT": vitlite.ViT, "ViTConfig": vitlite.ViTConfig}

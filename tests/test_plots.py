@@ -55,6 +55,14 @@ EVERY_KIND = {
     "lines": lambda: plots.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}, "x", "y", title="t"),
     "bars": lambda: plots.bars({"a": 1, "b": 2}, "y", title="t"),
     "overlay": lambda: plots.overlay(torch.rand(3, 8, 8), torch.rand(2, 4, 4), ["a", "b"], title="t"),
+    "overlays": lambda: plots.overlays(
+        torch.rand(2, 3, 8, 8), {"a": torch.rand(2, 4, 4)}, torch.eye(8).expand(2, 8, 8), title="t"
+    ),
+    "filter_tiles": lambda: plots.filter_tiles({"a": torch.randn(20, 3, 4, 4)}, title="t"),
+    "similarity_grid": lambda: plots.similarity_grid(torch.rand(14, 14, 14, 14), title="t"),
+    "head_maps": lambda: plots.head_maps(torch.rand(2, 3, 4, 6), title="t"),
+    "distance_scatter": lambda: plots.distance_scatter({"a": torch.rand(3, 4)}, baseline=0.5, title="t"),
+    "dots": lambda: plots.dots({"a": ([1, 2], [3, 4])}, "x", "y", title="t"),
     "confusion": lambda: plots.confusion(torch.eye(3), ["cat", "dog", "frog"], title="t"),
     "history": lambda: plots.history({"step": [1, 2], "loss": [2.0, 1.0]}, title="t"),
 }
@@ -88,12 +96,15 @@ def test_lines_and_markers_differ_so_that_a_figure_works_in_grey():
 
 
 def test_the_module_stands_on_nothing_of_ours():
-    tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
-    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    imported += [
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    nodes = [
+        node
+        for path in Path(plots.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     ]
-    assert not [name for name in imported if name.split(".")[0] in ("", "vitlite")]
+    imported = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    imported += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    ours = {name for name in imported if name.split(".")[0] in ("", "vitlite")}
+    assert ours == {"vitlite.plots.figures", "vitlite.plots.inside", "vitlite.plots.parts"}
 
 
 class TestImages:
@@ -317,6 +328,113 @@ class TestOverlay:
     def test_what_is_no_map_is_refused(self, photos, maps, titles, message):
         with pytest.raises(ValueError, match=message):
             plots.overlay(photos[0], maps, titles)
+
+
+class TestInside:
+    """The figures for what ``vitlite.analysis`` finds."""
+
+    def test_filters_are_tiles_with_grey_for_zero_each_scaled_for_itself(self):
+        tiles = torch.zeros(3, 3, 4, 4)
+        tiles[0, 0, 0, 0], tiles[1, 2, 3, 3] = 5, -0.1  # red at the top left, and less blue at the bottom right
+        fig = plots.filter_tiles({"before": tiles, "after": tiles[:2, :1]}, columns=2)
+        assert [ax.get_title(loc="left") for ax in fig.axes] == ["before", "after"]
+        picture = drawn(fig)
+        assert picture.shape == (2 * 4 + 1, 2 * 4 + 1, 3)
+        assert picture[0, 0].tolist() == [1, 0.5, 0.5]
+        assert picture[3, 8].tolist() == [0.5, 0.5, 0]
+        assert (picture[5:, :4] == 0.5).all(), "a filter of zeros is grey"
+        assert (picture[4] == 1).all(), "white between the tiles"
+        assert (picture[5:, 5:] == 1).all(), "and where there is none"
+        assert drawn(fig, 1).shape == (4, 9, 3)
+
+    def test_each_patch_has_its_map_in_its_place(self):
+        similarity = torch.linspace(-1, 1, 2 * 3 * 2 * 3).view(2, 3, 2, 3)
+        fig = plots.similarity_grid(similarity)
+        canvas = drawn(fig)
+        assert canvas.shape == (2 * 2 + 1, 3 * 3 + 2)
+        np.testing.assert_allclose(canvas[3:5, 4:7], similarity[1, 1])
+        assert np.isnan(np.ma.filled(canvas, np.nan)[2]).all()
+        ax = fig.axes[0]
+        assert ax.images[0].get_clim() == (-1, 1)
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "3"]
+        assert list(ax.get_yticks()) == [0.5, 3.5]
+        assert bar_label(fig) == "cosine similarity"
+
+    def test_a_large_grid_names_some_of_its_rows_only(self):
+        labels = plots.similarity_grid(torch.rand(2, 40, 2, 40)).axes[0].get_xticklabels()
+        assert [tick.get_text() for tick in labels][:3] == ["1", "4", "7"]
+
+    def test_all_heads_are_shown_each_as_a_share_of_its_peak(self):
+        maps = torch.zeros(2, 3, 2, 2)
+        maps[0, 1], maps[1, 2] = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1e-3
+        fig = plots.head_maps(maps)
+        canvas = drawn(fig)
+        np.testing.assert_allclose(canvas[:2, 3:5], [[0.25, 0.5], [0.75, 1]])
+        assert (canvas[3:, 6:] == 1).all()
+        assert (canvas[:2, :2] == 0).all(), "an empty map is drawn empty"
+        assert (fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()) == ("head", "layer")
+
+    def test_images_stand_row_by_row_with_their_maps_and_outlines(self, photos):
+        maps = {"rollout": torch.rand(2, 4, 4), "last layer": torch.rand(2, 8, 12)}
+        masks = torch.zeros(2, 8, 12)
+        masks[:, 2:5, 3:8] = 1
+        fig = plots.overlays(photos[:2], maps, masks)
+        assert [ax.get_title() for ax in fig.axes[:6]] == ["image", "rollout", "last layer", "", "", ""]
+        np.testing.assert_allclose(drawn(fig, 3), photos[1].permute(1, 2, 0) / 255)
+        top = fig.axes[5].images[1]
+        np.testing.assert_allclose(top.get_array(), maps["last layer"][1] / maps["last layer"][1].max())
+        assert tuple(top.get_extent()) == tuple(fig.axes[5].images[0].get_extent())
+        for ax in fig.axes[:6]:
+            edge = np.concatenate([path.vertices for path in ax.collections[-1].get_paths()])
+            assert (edge.min(axis=0).tolist(), edge.max(axis=0).tolist()) == ([2.5, 1.5], [7.5, 4.5])
+        assert not plots.overlays(photos[:2], maps).axes[0].collections
+
+    def test_every_head_is_a_dot_at_its_layer(self):
+        distances = torch.rand(3, 4)
+        fig = plots.distance_scatter({"ViT": distances, "hybrid": distances[:2] / 2}, baseline=0.5)
+        ax = fig.axes[0]
+        first, second, line = ax.lines
+        np.testing.assert_allclose(first.get_ydata(), distances.flatten())
+        assert np.unique(first.get_xdata().round()).tolist() == [1, 2, 3]
+        assert len(second.get_xdata()) == 8
+        assert not set(first.get_xdata()) & set(second.get_xdata()), "side by side"
+        assert (first.get_marker(), first.get_color()) != (second.get_marker(), second.get_color())
+        assert set(line.get_ydata()) == {0.5}
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ViT", "hybrid", "uniform attention"]
+        assert plots.distance_scatter({"ViT": distances}).axes[0].lines[0].get_xdata()[0] == 1
+
+    def test_dots_are_not_joined(self):
+        one, two = plots.dots({"a": ([1, 2], [3, 4]), "b": ([1], [2])}, "x", "y").axes[0].lines
+        assert one.get_linestyle() == two.get_linestyle() == "None"
+        assert one.get_marker() != two.get_marker()
+        np.testing.assert_allclose(one.get_xydata(), [[1, 3], [2, 4]])
+
+    @pytest.mark.parametrize(
+        ("draw", "message"),
+        [
+            (lambda: plots.filter_tiles({}), "series is empty"),
+            (lambda: plots.filter_tiles({"a": torch.rand(2, 4, 3, 3)}), "tiles have 4 channels; 1 or 3"),
+            (lambda: plots.filter_tiles({"trained": torch.rand(2, 4, 3)}), r"trained has shape \(2, 4, 3\)"),
+            (lambda: plots.similarity_grid(torch.rand(4, 4)), r"similarity has shape \(4, 4\)"),
+            (lambda: plots.head_maps(torch.rand(4, 4, 4)), r"maps has shape \(4, 4, 4\)"),
+            (lambda: plots.head_maps(-torch.rand(2, 2, 4, 4)), "must not be negative"),
+            (lambda: plots.distance_scatter({}), "series is empty"),
+            (lambda: plots.distance_scatter({"ViT": torch.rand(3)}), r"ViT has shape \(3,\)"),
+            (lambda: plots.dots({}, "x", "y"), "series is empty"),
+            (lambda: plots.overlays(torch.rand(2, 3, 8, 8), {}), "maps is empty"),
+            (
+                lambda: plots.overlays(torch.rand(2, 3, 8, 8), {"rollout": torch.rand(3, 4, 4)}),
+                "rollout has 3 maps for 2 images",
+            ),
+            (
+                lambda: plots.overlays(torch.rand(2, 3, 8, 8), {"a": torch.rand(2, 4, 4)}, torch.ones(1, 8, 8)),
+                "masks has 1 maps for 2 images",
+            ),
+        ],
+    )
+    def test_what_cannot_be_drawn_is_refused(self, draw, message):
+        with pytest.raises(ValueError, match=message):
+            draw()
 
 
 class TestConfusion:

@@ -2,7 +2,18 @@
 
 Nothing here knows a model of ours. Attention maps come as any iterable of tensors ``[B, heads, T, T]``, one a layer,
 from any library; with a generator such as ``ViT.iter_attention`` one layer is in memory at a time. How many tokens
-stand before the patches (class token, registers) follows from the grid: T less its patches.
+stand before the patches (class token, distillation token, registers) follows from the grid: T less its patches.
+
+Several analyses in one forward pass: what looks at each layer alone can do so on the way to what needs them all.
+
+    >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=2, num_heads=3, mlp_dim=48)).eval()
+    >>> distances = []
+    >>> def measured(layer):
+    ...     distances.append(mean_attention_distance([layer], model.config.grid, model.config.patch_size))
+    ...     return layer
+    >>> rollout = attention_rollout(map(measured, model.iter_attention(torch.randn(2, 3, 16, 16))))
+    >>> torch.cat(distances).shape, rollout.shape
+    (torch.Size([2, 3]), torch.Size([2, 17, 17]))
 """
 
 from vitlite.analysis.attention import (
@@ -11,7 +22,13 @@ from vitlite.analysis.attention import (
     mean_attention_distance,
     uniform_attention_distance,
 )
-from vitlite.analysis.embeddings import Filters, bias_by_offset, embedding_filters, position_similarity
+from vitlite.analysis.embeddings import (
+    Filters,
+    bias_by_offset,
+    embedding_filters,
+    position_similarity,
+    prefix_similarity,
+)
 from vitlite.analysis.localisation import (
     Localisation,
     bootstrap,
@@ -42,6 +59,7 @@ __all__ = [
     "localisation",
     "mean_attention_distance",
     "position_similarity",
+    "prefix_similarity",
     "token_map",
     "uniform_attention_distance",
 ]

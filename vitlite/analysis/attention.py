@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vitlite.analysis.maps import checked, prefix_tokens
+from vitlite.analysis.maps import checked, pair, precision, prefix_tokens, token_rows
 
 __all__ = ["attention_entropy", "class_attention", "mean_attention_distance", "uniform_attention_distance"]
 
 
+@torch.no_grad()
 def mean_attention_distance(
     attention: Iterable[Tensor],
     grid: tuple[int, int],
@@ -23,20 +24,23 @@ def mean_attention_distance(
     """How far each head looks: the distance between query and key patch, averaged with the attention weights.
 
     Distances are between the centres of patches, in pixels of the model's input. Queries are the patches. Tokens before
-    the patches have no place: their columns are left out and the rest of each row is divided by its sum.
+    the patches have no place: their columns are left out and the rest of each row is divided by its sum. A row of which
+    nothing is left has no distance and does not count.
 
     Args:
-        attention: ``[B, heads, T, T]`` for each layer.
+        attention: ``[B, heads, T, T]`` for each layer. A generator, such as ``model.iter_attention(images)``, runs
+            here, without gradients and with one layer in memory.
         grid: Rows and columns of patches.
         patch_size: Side of a patch in pixels, or (height, width).
-        per_image: Keep the images apart.
+        per_image: Keep the images apart, to see their spread, or to join batches: ``torch.cat(parts, dim=-1)``.
         include_prefix: Do not renormalise: looking at a prefix token counts as distance 0. The result is smaller by
             the share of attention that such tokens get.
 
     Returns:
-        float32 ``[layers, heads]``, or ``[layers, heads, B]``; pixels.
+        ``[layers, heads]``, the mean over images, or ``[layers, heads, B]``; pixels; float32, or float64 as the maps.
 
     Raises:
+        TypeError: If there are no maps.
         ValueError: If the maps are no probabilities ``[B, heads, T, T]``, or do not fit the grid.
 
     Example:
@@ -44,22 +48,34 @@ def mean_attention_distance(
         >>> mean_attention_distance([uniform], grid=(2, 2), patch_size=4)  # (0 + 4 + 4 + 5.66) / 4
         tensor([[3.4142, 3.4142]])
     """
-    distances = _distances(grid, patch_size)
-    found = []
+    distances, found = _distances(grid, patch_size), []
     for layer in checked(attention):
         prefix = prefix_tokens(layer.shape[-1], grid)
-        among = layer[..., prefix:, prefix:].float()  # [B, heads, N, N]
-        looked = torch.einsum("bhij,ij->bhi", among, distances.to(among.device))
-        if not include_prefix:
-            looked = looked / among.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-        found.append(looked.mean(dim=-1).T)  # [heads, B]
-        del layer, among
+        distances = distances.to(layer.device, precision(layer))
+        images = layer[..., prefix:, prefix:]  # [B, heads, N, N]
+        found.append(torch.stack([_distance(image, distances, include_prefix) for image in images], dim=-1))
+        del layer, images
     each = torch.stack(found)
-    return each if per_image else each.mean(dim=-1)
+    return each if per_image else each.nanmean(dim=-1)
+
+
+def _distance(image: Tensor, distances: Tensor, include_prefix: bool) -> Tensor:
+    """Of one image: ``[heads, N, N]`` -> ``[heads]``."""
+    looked = (image * distances).sum(dim=-1)  # [heads, N]
+    if not include_prefix:
+        looked = looked / image.sum(dim=-1, dtype=distances.dtype)
+    return looked.nanmean(dim=-1)
 
 
 def uniform_attention_distance(grid: tuple[int, int], patch_size: int | tuple[int, int]) -> float:
     """The mean attention distance, in pixels, of attention that takes the same from every patch: the baseline.
+
+    Args:
+        grid: Rows and columns of patches.
+        patch_size: Side of a patch in pixels, or (height, width).
+
+    Raises:
+        ValueError: If a side is below 1.
 
     Example:
         >>> round(uniform_attention_distance((2, 2), 4), 4)
@@ -68,18 +84,21 @@ def uniform_attention_distance(grid: tuple[int, int], patch_size: int | tuple[in
     return _distances(grid, patch_size).mean().item()
 
 
-def attention_entropy(attention: Iterable[Tensor]) -> Tensor:
-    """How widely each head looks: the entropy of its rows in nats, averaged over queries and images.
+@torch.no_grad()
+def attention_entropy(attention: Iterable[Tensor], *, per_image: bool = False) -> Tensor:
+    """How widely each head looks: the entropy of its rows in nats, averaged over all queries, prefix tokens included.
 
     From 0, all weight on one token, to the logarithm of the number of tokens, all alike.
 
     Args:
         attention: ``[B, heads, T, T]`` for each layer.
+        per_image: Keep the images apart.
 
     Returns:
-        float32 ``[layers, heads]``.
+        ``[layers, heads]``, the mean over images, or ``[layers, heads, B]``.
 
     Raises:
+        TypeError: If there are no maps.
         ValueError: If the maps are no probabilities ``[B, heads, T, T]``.
 
     Example:
@@ -87,21 +106,34 @@ def attention_entropy(attention: Iterable[Tensor]) -> Tensor:
         tensor([[0.0000, 0.0000],
                 [1.3863, 1.3863]])
     """
-    return torch.stack([torch.special.entr(layer.float()).sum(dim=-1).mean(dim=(0, 2)) for layer in checked(attention)])
+    found = []
+    for layer in checked(attention):
+        rows = [torch.special.entr(image.to(precision(layer))).sum(dim=-1) for image in layer]  # each [heads, T]
+        found.append(torch.stack(rows, dim=-1).mean(dim=1))
+        del layer
+    each = torch.stack(found)
+    return each if per_image else each.mean(dim=-1)
 
 
-def class_attention(attention: Iterable[Tensor], grid: tuple[int, int], token: int = 0) -> Tensor:
-    """Where a token before the patches looks, layer by layer: its row of weights on the patches, heads averaged.
+@torch.no_grad()
+def class_attention(
+    attention: Iterable[Tensor], grid: tuple[int, int], token: int | None = 0, *, per_head: bool = False
+) -> Tensor:
+    """Where the class token looks, layer by layer: its row of weights on the patches.
 
     Args:
         attention: ``[B, heads, T, T]`` for each layer.
         grid: Rows and columns of patches.
-        token: Which of the tokens before the patches; 0 is the class token.
+        token: Which of the tokens before the patches; 0 is the class token. None is the mean of the patches' rows, for
+            models that average the patches.
+        per_head: Keep the heads apart; otherwise their mean.
 
     Returns:
-        float32 ``[layers, B, rows, cols]``; not renormalised, so the rest of the row went to the prefix tokens.
+        ``[layers, B, rows, cols]``, or ``[layers, B, heads, rows, cols]``; not renormalised, so the rest of the row
+        went to the prefix tokens.
 
     Raises:
+        TypeError: If there are no maps.
         ValueError: If there is no such token, or the maps do not fit the grid.
 
     Example:
@@ -110,19 +142,15 @@ def class_attention(attention: Iterable[Tensor], grid: tuple[int, int], token: i
     """
     found = []
     for layer in checked(attention):
-        prefix = prefix_tokens(layer.shape[-1], grid)
-        if not 0 <= token < prefix:
-            raise ValueError(f"token is {token}; there are {prefix} tokens before the patches")
-        found.append(layer[:, :, token, prefix:].float().mean(dim=1).unflatten(-1, grid))
-        del layer
+        looks = token_rows(layer, grid, token)  # [B, heads, rows, cols]
+        found.append(looks.clone() if per_head else looks.mean(dim=1))  # a view would keep the whole layer
+        del layer, looks
     return torch.stack(found)
 
 
 def _distances(grid: tuple[int, int], patch_size: int | tuple[int, int]) -> Tensor:
-    """Pixels between the centres of any two patches, ``[N, N]``."""
-    rows, cols = grid
-    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    if min(rows, cols, height, width) < 1:
-        raise ValueError(f"grid is {rows}×{cols} and patch_size {height}×{width}; all must be at least 1")
-    centres = torch.cartesian_prod(torch.arange(rows) * float(height), torch.arange(cols) * float(width))
+    """Pixels between the centres of any two patches, ``[N, N]``, float64."""
+    steps = [torch.arange(count, dtype=torch.float64) * side
+             for count, side in zip(pair(grid, "grid"), pair(patch_size, "patch_size"), strict=True)]  # fmt: skip
+    centres = torch.cartesian_prod(*steps)
     return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")

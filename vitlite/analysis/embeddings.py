@@ -7,17 +7,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Filters", "bias_by_offset", "embedding_filters", "position_similarity"]
+from vitlite.analysis.maps import pair, precision
+
+__all__ = ["Filters", "bias_by_offset", "embedding_filters", "position_similarity", "prefix_similarity"]
 
 
 class Filters(NamedTuple):
-    """Principal components ``[count, C, P, P]``, of length 1 each, and the share of the variance along each."""
+    """Principal components of filters.
 
-    components: Tensor
-    explained: Tensor
+    Example:
+        >>> components, explained = embedding_filters(torch.randn(64, 3, 4, 4))
+        >>> components.shape, explained.shape
+        (torch.Size([28, 3, 4, 4]), torch.Size([28]))
+    """
+
+    components: Tensor  #: ``[count, C, P, P]``, each of length 1.
+    explained: Tensor  #: ``[count]``, the share of the filters' variance along each.
 
 
-def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int], count: int = 28, channels: int = 3) -> Filters:
+@torch.no_grad()
+def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int] | None = None, count: int = 28) -> Filters:
     """Principal components of the patch projection's filters, as tiles of the form of a patch.
 
     The D filters are centred; the components are the right singular vectors, largest first. Their sign is arbitrary:
@@ -26,9 +35,11 @@ def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int], count: 
     Args:
         weight: ``[D, C·P·P]``, channel by channel and row by row, as ``PatchEmbed`` has it, or a convolution's
             ``[D, C, P, P]``.
-        patch_size: P, or (height, width).
-        count: How many components.
-        channels: C.
+        patch_size: P, or (height, width); a convolution's weight tells it.
+        count: How many components; the paper shows 28.
+
+    Returns:
+        The components and the share of the variance along each.
 
     Raises:
         ValueError: If the weight is not of that form, or has fewer than ``count`` components.
@@ -37,47 +48,100 @@ def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int], count: 
         >>> embedding_filters(torch.randn(64, 48), patch_size=4, count=12).components.shape
         torch.Size([12, 3, 4, 4])
     """
-    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    rows = weight.detach().float().flatten(1) if weight.ndim >= 2 else weight
-    if rows.ndim != 2 or rows.shape[1] != channels * height * width:
-        raise ValueError(f"weight has shape {list(weight.shape)}; expected [D, {channels * height * width}] for "
-                         f"patches of {height}×{width} pixels with {channels} channels")  # fmt: skip
+    tile = _tile(weight, patch_size)
+    rows = weight.double().flatten(1)
     if not 1 <= count <= min(rows.shape):
         raise ValueError(f"count is {count}; {rows.shape[0]} filters of {rows.shape[1]} weights have from 1 to "
                          f"{min(rows.shape)} components")  # fmt: skip
     _, spread, directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
-    directions = directions[:count]
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
-    tiles = (directions * largest.sign()).unflatten(1, (channels, height, width))
-    return Filters(tiles, (spread.square() / spread.square().sum())[:count])
+    tiles = (directions * largest.sign())[:count].unflatten(1, tile)
+    variance = spread.square()
+    explained = variance / variance.sum().clamp(min=torch.finfo(variance.dtype).tiny)
+    return Filters(tiles.to(precision(weight)), explained[:count].to(precision(weight)))
 
 
+def _tile(weight: Tensor, patch_size: int | tuple[int, int] | None) -> tuple[int, int, int]:
+    """Channels, height and width of the patch that each row of ``weight`` reads."""
+    if patch_size is None and weight.ndim == 4:
+        return tuple(weight.shape[1:])
+    if patch_size is None:
+        raise ValueError(f"weight has shape {list(weight.shape)}, which does not tell the patch; pass patch_size=")
+    height, width = pair(patch_size, "patch_size")
+    if weight.ndim == 4 and tuple(weight.shape[2:]) == (height, width):
+        return tuple(weight.shape[1:])
+    if weight.ndim == 2 and weight.shape[1] % (height * width) == 0:
+        return weight.shape[1] // (height * width), height, width
+    raise ValueError(f"weight has shape {list(weight.shape)}; expected [D, C·{height}·{width}] or "
+                     f"[D, C, {height}, {width}]")  # fmt: skip
+
+
+@torch.no_grad()
 def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cosine similarity of each position embedding with every other, laid out by place twice.
+    """Cosine similarity of each patch's position embedding with every other's, laid out by place twice.
+
+    Any table will do: learned 1-D or 2-D, or sin-cos. Relative positions have none, see ``bias_by_offset``.
 
     Args:
-        table: ``[N, D]``, one row a patch; class token and other rows before the patches are left out by the caller.
+        table: ``[prefix + N, D]`` or ``[1, prefix + N, D]``. Rows before the N patches belong to the class token and
+            the like and are left out here, see ``prefix_similarity``.
         grid: Rows and columns of patches.
 
     Returns:
-        ``[rows, cols, rows, cols]``: ``[r, c]`` is the map of the patch in row r and column c.
+        ``[rows, cols, rows, cols]``: ``[r, c]`` is the map of the patch in row r and column c; from -1 to 1, and 0 for
+        an embedding that is zero.
 
     Raises:
-        ValueError: If the table has another number of rows than the grid has patches.
+        TypeError: If there is no table.
+        ValueError: If the table has fewer rows than the grid has patches.
 
     Example:
         >>> position_similarity(torch.eye(4), grid=(2, 2))[0, 1]
         tensor([[0., 1.],
                 [0., 0.]])
     """
-    rows, cols = grid
-    if table.ndim != 2 or len(table) != rows * cols:
+    _, patches = _directions(table, grid)
+    return (patches @ patches.T).unflatten(1, tuple(grid)).unflatten(0, tuple(grid))
+
+
+@torch.no_grad()
+def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cosine similarity of the class token's position embedding, and of others before the patches, with every patch's.
+
+    Args:
+        table: ``[prefix + N, D]`` or ``[1, prefix + N, D]``.
+        grid: Rows and columns of patches.
+
+    Returns:
+        ``[prefix, rows, cols]``: class token, distillation token and registers, in the order of the table.
+
+    Raises:
+        TypeError: If there is no table.
+        ValueError: If the table has fewer rows than the grid has patches.
+
+    Example:
+        >>> prefix_similarity(torch.tensor([[0.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), grid=(1, 2))
+        tensor([[[1., 0.]]])
+    """
+    prefix, patches = _directions(table, grid)
+    return (prefix @ patches.T).unflatten(1, tuple(grid))
+
+
+def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The rows of a position table, each of length 1: those before the patches ``[prefix, D]``, those of patches ``[N,
+    D]``."""
+    if not isinstance(table, Tensor):
+        raise TypeError(f"table is {type(table).__name__}; expected a tensor [prefix + N, D], such as "
+                        "model.position_table() (relative positions have none: see bias_by_offset)")  # fmt: skip
+    rows, cols = pair(grid, "grid")
+    flat = table[0] if table.ndim == 3 and len(table) == 1 else table
+    if flat.ndim != 2 or len(flat) < rows * cols:
         raise ValueError(
-            f"table has shape {list(table.shape)}, the grid {rows}×{cols} has {rows * cols} patches: expected one "
-            "row a patch; leave out the rows of class token, distillation token and registers, which come first"
+            f"table has shape {list(table.shape)}; expected [prefix + {rows * cols}, D]: a row for each of the "
+            f"{rows}×{cols} patches, after those of class token and the like"
         )
-    unit = torch.nn.functional.normalize(table.detach().float(), dim=-1)
-    return (unit @ unit.T).unflatten(1, grid).unflatten(0, grid)
+    unit = torch.nn.functional.normalize(flat.to(precision(flat)), dim=-1)
+    return unit[: -rows * cols], unit[-rows * cols :]
 
 
 def bias_by_offset(bias: Tensor) -> Tensor:
@@ -87,7 +151,8 @@ def bias_by_offset(bias: Tensor) -> Tensor:
     depend on the offset (and on the query).
 
     Args:
-        bias: ``[..., N, N]`` logits that were added for query i and key j; leading axes are averaged.
+        bias: ``[..., N, N]`` logits that were added for query i and key j, tokens before the patches left out; leading
+            axes are averaged. What a ``RelativeKeys`` gives when called with queries.
 
     Returns:
         ``[2N − 1]``: the mean over all pairs with offset j − i, from −(N − 1) to N − 1.
@@ -101,6 +166,6 @@ def bias_by_offset(bias: Tensor) -> Tensor:
     """
     if bias.ndim < 2 or bias.shape[-1] != bias.shape[-2]:
         raise ValueError(f"bias has shape {list(bias.shape)}; expected [..., N, N]")
-    mean = bias.detach().float().flatten(0, -3).mean(dim=0) if bias.ndim > 2 else bias.detach().float()
+    mean = bias.detach().to(precision(bias)).unflatten(0, (1, -1)).flatten(0, -3).mean(dim=0)  # [N, N]
     count = len(mean)
     return torch.stack([mean.diagonal(offset).mean() for offset in range(1 - count, count)])

@@ -9,33 +9,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitlite.analysis.maps import pair
+
 __all__ = ["Localisation", "bootstrap", "centre_prior", "deletion_curve", "insertion_curve", "localisation"]
 
 
 class Localisation(NamedTuple):
     """Three scores of each map against its mask, each ``[B]`` and between 0 and 1.
 
-    Attributes:
-        pointing: Whether the largest value lies on the object ("pointing game", Zhang et al., 2018); where several
-            pixels share it, the share of them that do.
-        energy: Share of the map's sum that lies on the object.
-        average_precision: Mean precision over all thresholds, weighted by the recall each adds.
+    A map that is the same everywhere scores the object's share of the image, three times.
+
+    Example:
+        >>> scores = localisation(torch.rand(5, 4, 4), torch.ones(5, 32, 32))  # the object is everywhere
+        >>> scores.pointing
+        tensor([1., 1., 1., 1., 1.])
     """
 
+    #: Whether the largest value lies on the object, the "pointing game" (Zhang et al., arXiv 1608.00507, here without
+    #: their margin); where several pixels share it, the share of them that do.
     pointing: Tensor
+    #: Share of the map's sum that lies on the object (Wang et al., arXiv 1910.01279).
     energy: Tensor
+    #: Mean precision over all thresholds, weighted by the recall each adds.
     average_precision: Tensor
 
 
+@torch.no_grad()
 def localisation(maps: Tensor, masks: Tensor) -> Localisation:
     """Score maps against the masks of the objects they should find.
 
     Args:
-        maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size.
-        masks: bool ``[B, H, W]``; true on the object.
+        maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size. A map of zeros tells nothing, as one
+            that is the same everywhere.
+        masks: ``[B, H, W]``; true (or not 0) on the object.
+
+    Returns:
+        The three scores of each image, float32.
 
     Raises:
-        ValueError: If the shapes do not fit, a map is negative or all zero, or a mask is empty.
+        ValueError: If the shapes do not fit, a map is negative or not finite, or a mask is empty.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -46,20 +58,25 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
         raise ValueError(f"maps have shape {list(maps.shape)} and masks {list(masks.shape)}; expected [B, h, w] and "
                          "[B, H, W] of equal B")  # fmt: skip
-    masks = masks.bool()
     if not masks.flatten(1).any(dim=1).all():
         raise ValueError("a mask is empty: there is no object to find; leave such images out")
-    if (maps < 0).any() or (maps.flatten(1).sum(dim=1) <= 0).any():
-        raise ValueError("a map is negative somewhere or zero everywhere; clamp it, or leave such images out")
-    fitted = maps.float()
-    if fitted.shape[1:] != masks.shape[1:]:
-        fitted = F.interpolate(fitted[:, None], masks.shape[1:], mode="bilinear")[:, 0]
-    flat, inside = fitted.flatten(1), masks.flatten(1).to(maps.device)
-    largest = flat == flat.amax(dim=1, keepdim=True)
-    pointing = (largest & inside).sum(dim=1) / largest.sum(dim=1)
-    energy = (flat * inside).sum(dim=1) / flat.sum(dim=1)
-    precision = torch.stack([_average_precision(*pair) for pair in zip(flat, inside, strict=True)])
-    return Localisation(pointing, energy, precision)
+    if not (maps.isfinite() & (maps >= 0)).all():
+        raise ValueError("a map is negative or not finite somewhere; clamp it to 0, or leave such images out")
+    scores = [torch.stack(_scores(*each)) for each in zip(maps, masks.to(maps.device).bool(), strict=True)]
+    return Localisation(*torch.stack(scores, dim=1))
+
+
+def _scores(picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pointing, energy and average precision of one map ``[h, w]`` against its mask ``[H, W]``."""
+    picture = picture.double()
+    if picture.max() == 0:
+        picture = torch.ones_like(picture)
+    # In float64 and then rounded, so that what is equal in the map is equal between its points, too.
+    fitted = F.interpolate(picture[None, None], mask.shape, mode="bilinear")[0, 0] / picture.max()
+    values, inside = fitted.float().flatten(), mask.flatten()
+    largest = values == values.max()
+    pointing = inside[largest].float().mean()
+    return pointing, values[inside].sum() / values.sum(), _average_precision(values, inside)
 
 
 def centre_prior(grid: tuple[int, int], width: float = 0.25) -> Tensor:
@@ -76,7 +93,7 @@ def centre_prior(grid: tuple[int, int], width: float = 0.25) -> Tensor:
         >>> centre_prior((3, 3)).argmax().item()
         4
     """
-    rows, cols = (((torch.arange(n) + 0.5) / n - 0.5) / width for n in grid)
+    rows, cols = ((2 * torch.arange(n) + 1 - n) / (2 * n * width) for n in pair(grid, "grid"))
     return torch.exp(-(rows[:, None].square() + cols[None].square()) / 2)
 
 
@@ -96,23 +113,26 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
         >>> bootstrap(torch.ones(10))
         (1.0, 1.0, 1.0)
     """
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"values have shape {list(values.shape)}; expected one number an image")
-    values = values.float().cpu()
+    if values.ndim != 1 or not len(values) or not values.isfinite().all():
+        raise ValueError(f"values have shape {list(values.shape)}; expected [n], one finite number an image")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95")
+    values = values.double().cpu()
     chosen = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
     means = values[chosen].mean(dim=1)
-    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2])).tolist()
+    low, high = means.quantile(means.new_tensor([(1 - level) / 2, (1 + level) / 2])).tolist()
     return values.mean().item(), low, high
 
 
 @torch.no_grad()
 def deletion_curve(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
-    *, least_first: bool = False,
+    *, blank: Tensor | None = None, least_first: bool = False, per_image: bool = False,
 ) -> Tensor:  # fmt: skip
     """Accuracy while patches are blanked, those with the largest values first: does the map say what matters?
 
-    Patches become zero, which in normalised images is the mean colour.
+    The deletion curve of Petsiuk et al. (arXiv 1806.07421), of accuracy in place of the class's probability. Among
+    equal values, the patch that comes first in the sequence counts as larger.
 
     Args:
         model: Images to logits.
@@ -120,10 +140,14 @@ def deletion_curve(
         labels: int64 ``[B]``.
         ranking: ``[B, rows, cols]``, how important each patch is said to be.
         shares: Which shares of the patches to blank, each in [0, 1].
+        blank: Colour of a blank patch ``[C]``, in the units of ``images``. Zero by default, which is the mean colour
+            where images are normalised with the mean of their data set.
         least_first: Blank those with the smallest values first.
+        per_image: Keep the images apart.
 
     Returns:
-        float32 ``[len(shares)]``: accuracy at each share.
+        float32 ``[len(shares)]``, the accuracy at each share; or ``[len(shares), B]``, 1 where an image is answered
+        right and 0 elsewhere.
 
     Raises:
         ValueError: If the ranking does not fit the images, or a share is not in [0, 1].
@@ -134,38 +158,38 @@ def deletion_curve(
         >>> deletion_curve(brightest, image, torch.tensor([0]), image[:, 0], shares=(0, 0.25))
         tensor([1., 0.])
     """
-    rows, cols = ranking.shape[1:]
-    height, width = images.shape[2:]
-    if len(ranking) != len(images) or height % rows or width % cols:
-        raise ValueError(f"ranking has shape {list(ranking.shape)}, images {list(images.shape)}; expected one ranking "
-                         "an image, of a grid that divides its sides")  # fmt: skip
-    if not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"shares are {list(shares)}; each lies between 0 and 1")
-    values = ranking.flatten(1) if least_first else -ranking.flatten(1)
-    rank = values.argsort(dim=1, stable=True).argsort(dim=1)  # 0 is blanked first
+    rank, steps = _ranks(images, labels, ranking), [round(share * ranking[0].numel()) for share in _shares(shares)]
+    if least_first:
+        rank = ranking[0].numel() - 1 - rank
+    blank = images.new_zeros(images.shape[1]) if blank is None else blank.to(images)
     found = []
-    for share in shares:
-        gone = (rank < round(share * rows * cols)).view(-1, 1, rows, cols)
-        gone = gone.repeat_interleave(height // rows, dim=2).repeat_interleave(width // cols, dim=3)
-        answers = model(images.masked_fill(gone.to(images.device), 0.0)).argmax(dim=1)
-        found.append((answers == labels.to(answers.device)).float().mean())
-    return torch.stack(found).cpu()
+    for step in steps:
+        answers = model(torch.where(rank < step, blank[:, None, None], images)).argmax(dim=1)
+        found.append((answers == labels.to(answers.device)).float())
+    each = torch.stack(found).cpu()
+    return each if per_image else each.mean(dim=1)
 
 
 def insertion_curve(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float]
-) -> Tensor:
+    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
+    *, blank: Tensor | None = None, per_image: bool = False,
+) -> Tensor:  # fmt: skip
     """Accuracy while patches appear on a blank image, those with the largest values first; see ``deletion_curve``.
 
     Args:
         model: Images to logits.
         images: ``[B, C, H, W]``, normalised.
         labels: int64 ``[B]``.
-        ranking: ``[B, rows, cols]``.
+        ranking: ``[B, rows, cols]``, how important each patch is said to be.
         shares: Which shares of the patches to show, each in [0, 1].
+        blank: Colour of a blank patch ``[C]``; zero by default.
+        per_image: Keep the images apart.
 
     Returns:
-        float32 ``[len(shares)]``: accuracy at each share.
+        float32 ``[len(shares)]``, or ``[len(shares), B]``.
+
+    Raises:
+        ValueError: As ``deletion_curve``.
 
     Example:
         >>> brightest = lambda images: images.mean(dim=1).flatten(1)
@@ -173,7 +197,29 @@ def insertion_curve(
         >>> insertion_curve(brightest, image, torch.tensor([3]), image[:, 0], shares=(0, 0.25))
         tensor([0., 1.])
     """
-    return deletion_curve(model, images, labels, ranking, [1 - share for share in shares], least_first=True)
+    count = ranking[0].numel()
+    hidden = [1 - round(share * count) / count for share in _shares(shares)]
+    return deletion_curve(model, images, labels, ranking, hidden, blank=blank, least_first=True, per_image=per_image)
+
+
+def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
+    """Of every pixel the place of its patch in the ranking, from 0 for the largest value: ``[B, 1, H, W]``."""
+    if ranking.ndim != 3 or images.ndim != 4 or not len(ranking) == len(images) == len(labels):
+        raise ValueError(f"ranking has shape {list(ranking.shape)}, images {list(images.shape)}, labels "
+                         f"{list(labels.shape)}; expected [B, rows, cols], [B, C, H, W] and [B]")  # fmt: skip
+    (rows, cols), (height, width) = ranking.shape[1:], images.shape[2:]
+    if height % rows or width % cols:
+        raise ValueError(f"ranking is of a grid of {rows}×{cols}, which does not divide images of {height}×{width}; "
+                         "pass one number a patch")  # fmt: skip
+    order = ranking.to(images.device).flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).view(-1, 1, rows, cols)
+    return rank.repeat_interleave(height // rows, dim=2).repeat_interleave(width // cols, dim=3)
+
+
+def _shares(shares: Sequence[float]) -> Sequence[float]:
+    if not len(shares) or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"shares are {list(shares)}; expected one or more, each between 0 and 1")
+    return shares
 
 
 def _average_precision(values: Tensor, inside: Tensor) -> Tensor:

@@ -3,37 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
 
-__all__ = ["checked", "prefix_tokens"]
+__all__ = ["checked", "pair", "precision", "prefix_tokens", "token_rows"]
+
+TOLERANCE = 0.01  # how far a row's sum may be from 1: rounding to bfloat16 stays below
 
 
 def checked(attention: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
     """The maps of one layer after the other, each checked; none is kept.
 
+    Whoever takes a map must let go of it (``del``) before asking for the next, or two are in memory. ``map`` lets go
+    of what it handed on; ``enumerate`` and ``zip`` do not.
+
     Raises:
-        ValueError: If a map is not ``[B, heads, T, T]``, its rows are no probabilities, or there is no layer.
+        TypeError: If there are no maps, or one is not a tensor.
+        ValueError: If a map is not ``[B, heads, T, T]``, differs in shape from the first, or has rows that are no
+            probabilities; or if there is no layer.
     """
-    number = 0
-    for number, layer in enumerate(attention, start=1):
-        if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2]:
-            raise ValueError(
-                f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, tokens], "
-                "one such tensor a layer (put a single layer into a list)"
-            )
-        sums = layer.sum(dim=-1, dtype=torch.float32)
-        if layer.min() < 0 or (sums - 1).abs().max() > 0.02:
-            raise ValueError(
-                f"the rows of layer {number} are no probabilities: smallest weight {layer.min().item():.3g}, sums "
-                f"from {sums.min().item():.3g} to {sums.max().item():.3g}; pass the weights after "
-                "the softmax, before dropout"
-            )
-        yield layer
-        del layer  # so that the caller's generator holds the only one
-    if number == 0:
+    if attention is None:
+        raise TypeError("attention is None: fused attention forms no maps; ask the model's library for explicit "
+                        "attention ('eager' in transformers)")  # fmt: skip
+    first = None
+
+    def check(layer: Tensor, number: int) -> Tensor:
+        nonlocal first
+        _check_shape(layer, number, first or getattr(layer, "shape", None))
+        _check_rows(layer, number)
+        first = layer.shape
+        return layer
+
+    yield from map(check, attention, count(1))
+    if first is None:
         raise ValueError("attention has no layers; a generator can be read once: make a new one")
+
+
+def _check_shape(layer: Tensor, number: int, first: torch.Size | None) -> None:
+    if not isinstance(layer, Tensor):
+        raise TypeError(f"attention of layer {number} is {type(layer).__name__}; expected a tensor [batch, heads, "
+                        "tokens, tokens] (fused attention forms none: ask for explicit attention)")  # fmt: skip
+    if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2] or not layer.numel():
+        raise ValueError(
+            f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, tokens], "
+            "one such tensor a layer (put a single layer into a list)"
+        )
+    if layer.shape != first:
+        raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}, of layer 1 {list(first)}; all "
+                         "layers must agree")  # fmt: skip
+
+
+def _check_rows(layer: Tensor, number: int) -> None:
+    sums, least = layer.sum(dim=-1, dtype=precision(layer)), layer.min()
+    if least >= 0 and (sums - 1).abs().max() <= TOLERANCE:  # false also where there is a NaN
+        return
+    if least < 0:
+        advice = "these look like logits: pass logits.softmax(dim=-1)"
+    elif (layer.sum(dim=-2, dtype=precision(layer)) - 1).abs().max() <= TOLERANCE:
+        advice = "its columns do: pass attention.transpose(-2, -1)"
+    else:
+        advice = "pass the weights after the softmax, before dropout (model.eval()), with the columns of all tokens"
+    raise ValueError(
+        f"the rows of layer {number} do not sum to 1: sums from {sums.min().item():.3g} to {sums.max().item():.3g}, "
+        f"smallest weight {least.item():.3g}; {advice}"
+    )
+
+
+def precision(values: Tensor) -> torch.dtype:
+    """The type to compute in: that of ``values``, or float32 if it is coarser."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
+    """A size as (height, width): a single number stands for a square.
+
+    Raises:
+        ValueError: If it is neither an int nor two, or below 1.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"{name} is {size!r}; expected two ints, at least 1: (rows, columns) or (height, width)")
+    return sides
 
 
 def prefix_tokens(tokens: int, grid: tuple[int, int]) -> int:
@@ -42,8 +94,26 @@ def prefix_tokens(tokens: int, grid: tuple[int, int]) -> int:
     Raises:
         ValueError: If there are fewer tokens than patches.
     """
-    rows, cols = grid
-    if rows < 1 or cols < 1 or tokens < rows * cols:
+    rows, cols = pair(grid, "grid")
+    if tokens < rows * cols:
         raise ValueError(f"there are {tokens} tokens, and a grid of {rows}×{cols} has {rows * cols} patches; pass the "
                          "grid (rows, columns) of patches that the maps were made on")  # fmt: skip
     return tokens - rows * cols
+
+
+def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor:
+    """The row of one prefix token on the patches, or the mean of the patches' rows: ``[..., T, T]`` -> ``[..., rows,
+    cols]``.
+
+    Raises:
+        ValueError: If there is no such token, or the maps do not fit the grid.
+    """
+    prefix = prefix_tokens(maps.shape[-1], grid)
+    if token is None:
+        rows = maps[..., prefix:, prefix:].mean(dim=-2, dtype=precision(maps))
+    elif 0 <= token < prefix:
+        rows = maps[..., token, prefix:].to(precision(maps))
+    else:
+        raise ValueError(f"token is {token}; there are {prefix} tokens before the patches: pass one of them, or "
+                         "token=None for the mean of the patches' rows, which average pooling reads")  # fmt: skip
+    return rows.unflatten(-1, tuple(grid))

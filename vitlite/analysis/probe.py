@@ -14,6 +14,11 @@ class LinearProbe:
     Attributes:
         weight: float64 ``[D, classes]``.
         bias: float64 ``[classes]``.
+
+    Example:
+        >>> probe = LinearProbe(torch.eye(2).double(), torch.zeros(2).double())
+        >>> probe(torch.tensor([[0.0, 3.0]])).argmax().item()
+        1
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -34,10 +39,14 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         features: ``[n, D]``, from a frozen model.
         labels: int64 ``[n]``, from 0 to ``classes`` − 1.
         classes: Number of classes.
-        l2: Strength of the penalty on the weights, relative to the features' mean variance; above 0.
+        l2: Penalty on the squared weights, as a share of n times the features' mean variance; above 0. So the same
+            number means the same for features of any scale, and for any number of images.
+
+    Returns:
+        The fitted map.
 
     Raises:
-        ValueError: If shapes or labels do not fit, or ``l2`` is not above 0.
+        ValueError: If shapes or labels do not fit, a feature is not finite, or ``l2`` is not above 0.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
@@ -48,15 +57,17 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         raise ValueError(
             f"features have shape {list(features.shape)}, labels {list(labels.shape)}; expected [n, D] and [n]"
         )
-    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must lie between 0 and {classes - 1}, and there must be some")
-    if l2 <= 0:
+    if not len(labels) or labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be ints between 0 and {classes - 1}, and there must be some")
+    if not features.isfinite().all():
+        raise ValueError("a feature is not finite; leave such images out")
+    if not l2 > 0:
         raise ValueError(f"l2 is {l2}; it must be above 0, or fewer images than features have no unique answer")
-    x = features.double()
-    targets = torch.nn.functional.one_hot(labels.to(x.device), classes).double() * 2 - 1
+    x = features.detach().double()
+    targets = torch.nn.functional.one_hot(labels.long().to(x.device), classes).double() * 2 - 1
     mean, target_mean = x.mean(dim=0), targets.mean(dim=0)
     x, targets = x - mean, targets - target_mean
     gram = x.T @ x
-    penalty = l2 * gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    penalty = l2 * (gram.diagonal().mean().item() or 1.0)  # features that do not vary get weights of zero
     weight = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=x.dtype, device=x.device), x.T @ targets)
     return LinearProbe(weight, target_mean - mean @ weight)

@@ -1,19 +1,22 @@
-"""Attention followed through all layers (Fig. 6 and App. D.8; Abnar & Zuidema, 2020)."""
+"""Attention followed through all layers (Fig. 6 and App. D.8; Abnar & Zuidema, arXiv 2005.00928)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitlite.analysis.maps import checked, prefix_tokens
+from vitlite.analysis.maps import checked, pair, precision, token_rows
 
 __all__ = ["attention_rollout", "gradient_rollout", "iter_rollout", "token_map"]
 
-FUSIONS = {"mean": lambda maps: maps.mean(dim=1), "min": lambda maps: maps.amin(dim=1),
-           "max": lambda maps: maps.amax(dim=1)}  # fmt: skip
+FUSIONS = {
+    "mean": lambda maps: maps.mean(dim=1, dtype=precision(maps)),
+    "min": lambda maps: maps.amin(dim=1).to(precision(maps)),
+    "max": lambda maps: maps.amax(dim=1).to(precision(maps)),
+}
 
 
 def attention_rollout(
@@ -25,15 +28,19 @@ def attention_rollout(
     layers multiplied, the last one on the left. ``fusion`` and ``discard`` are later inventions, not the paper's.
 
     Args:
-        attention: ``[B, heads, T, T]`` for each layer, first layer first.
+        attention: ``[B, heads, T, T]`` for each layer, first layer first. A generator, such as
+            ``model.iter_attention(images)``, runs here, without gradients and with one layer in memory.
         fusion: How heads are joined: ``"mean"``, ``"min"`` or ``"max"``.
-        discard: Share of each image's smallest fused weights that is set to zero, in [0, 1).
-        residual: Weight of the identity against attention; one half is "add the identity and renormalise".
+        discard: Share of each image's joined weights that is set to zero, the smallest, in [0, 1). Weights equal to
+            the smallest that stays all stay.
+        residual: Weight of the identity against attention; one half is "add the identity", 0 leaves it out.
 
     Returns:
-        float32 ``[B, T, T]``, rows summing to 1; row 0 is the class token's, see ``token_map``.
+        ``[B, T, T]``, rows summing to 1: by row the output tokens, by column the input tokens. Row 0 is the class
+        token's, see ``token_map``. float32, or float64 as the maps.
 
     Raises:
+        TypeError: If there are no maps.
         ValueError: If the maps are no probabilities ``[B, heads, T, T]``, or an option is unknown.
 
     Example:
@@ -42,17 +49,19 @@ def attention_rollout(
                 [0., 1., 0.],
                 [0., 0., 1.]])
     """
-    *_, last = iter_rollout(attention, fusion=fusion, discard=discard, residual=residual)
-    return last
+    for rollout in iter_rollout(attention, fusion=fusion, discard=discard, residual=residual):  # noqa: B007
+        pass
+    return rollout
 
 
+@torch.no_grad()
 def iter_rollout(
     attention: Iterable[Tensor], *, fusion: str = "mean", discard: float = 0.0, residual: float = 0.5
 ) -> Iterator[Tensor]:
     """The rollout up to each layer; arguments and errors as for ``attention_rollout``.
 
     Yields:
-        float32 ``[B, T, T]`` after each layer.
+        ``[B, T, T]`` after each layer.
 
     Example:
         >>> len(list(iter_rollout([torch.eye(3).expand(1, 2, 3, 3)] * 4)))
@@ -60,59 +69,77 @@ def iter_rollout(
     """
     if fusion not in FUSIONS:
         raise ValueError(f"fusion is {fusion!r}; expected one of {', '.join(map(repr, FUSIONS))}")
-    if not 0 <= discard < 1 or not 0 <= residual < 1:
+    if not (0 <= discard < 1 and 0 <= residual < 1):
         raise ValueError(f"discard is {discard} and residual {residual}; both are shares, at least 0 and below 1")
     rollout = None
     for layer in checked(attention):
-        fused = FUSIONS[fusion](layer.float())  # [B, T, T]
+        fused = FUSIONS[fusion](layer)  # [B, T, T]
         del layer
         if discard:
             fused = _without_smallest(fused, discard)
-        fused = fused / fused.sum(dim=-1, keepdim=True)
-        mixed = (1 - residual) * fused + residual * torch.eye(fused.shape[-1], device=fused.device)
+        mixed = (1 - residual) * fused + residual * torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
+        mixed = mixed / mixed.sum(dim=-1, keepdim=True)
         rollout = mixed if rollout is None else mixed @ rollout
         yield rollout
 
 
-def gradient_rollout(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> Tensor:
-    """Rollout in which each attention weight counts as far as it raises a class's logit (Chefer et al., 2021).
+def gradient_rollout(
+    model: Callable[..., tuple[Tensor, Sequence[Tensor]]], images: Tensor, classes: Tensor | None = None
+) -> Tensor:
+    """Rollout in which each attention weight counts as far as it raises a class's logit.
 
     In each layer the weights are multiplied by the logit's gradient with respect to them, what is negative is set to
     zero, and the heads are averaged; the identity is added and the layers are multiplied. Rows are not renormalised.
+    This is the rule for self-attention of Chefer et al. (arXiv 2103.15679, Eq. 5 and 6).
+
+    It needs the maps of all layers at once, with their gradients: pass few images at a time.
 
     Args:
-        model: Called as ``model(images, return_attention=True)``; gives logits and maps that have a gradient.
+        model: Called as ``model(images, return_attention=True)``, it gives logits ``[B, classes]`` and the maps that
+            they were computed from, ``[B, heads, T, T]`` for each layer: a ``ViT``, or any function that does so.
         images: ``[B, C, H, W]``, normalised.
         classes: int64 ``[B]``, which logit; the largest one by default.
 
     Returns:
-        float32 ``[B, T, T]``.
+        ``[B, T, T]``, not negative.
 
     Raises:
-        ValueError: If the maps have no gradient.
+        ValueError: If the logits do not depend on the maps, there is no gradient, or ``classes`` does not fit.
 
     Example:
-        >>> from vitlite import ViT, ViTConfig
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=2, num_heads=3, mlp_dim=48, zero_head=False))
         >>> gradient_rollout(model.eval(), torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 17, 17])
     """
     with torch.enable_grad():
-        logits, maps = model(images, return_attention=True)
+        # That the images ask for a gradient makes one also through a model whose weights are frozen.
+        logits, maps = model(images.detach().clone().requires_grad_(), return_attention=True)
         if not all(layer.requires_grad for layer in maps):
-            raise ValueError("the attention maps have no gradient; call this outside torch.inference_mode, with a "
-                             "model whose parameters require gradients")  # fmt: skip
-        classes = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
-        gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), maps)
-    rollout = torch.eye(maps[0].shape[-1], device=images.device).expand(len(images), -1, -1)
+            raise ValueError("the attention maps have no gradient; leave torch.inference_mode, and let the model "
+                             "return the maps that it multiplies with the values, not copies")  # fmt: skip
+        gradients = torch.autograd.grad(_chosen(logits, classes).sum(), maps, allow_unused=True)
+    if any(gradient is None for gradient in gradients):
+        raise ValueError("the logits do not depend on these maps; the model must return the maps that it multiplies "
+                         "with the values")  # fmt: skip
+    batch, _, tokens, _ = maps[0].shape
+    rollout = torch.eye(tokens, dtype=precision(maps[0]), device=maps[0].device).expand(batch, -1, -1)
     for layer, gradient in zip(maps, gradients, strict=True):
-        relevant = (layer.detach() * gradient).clamp(min=0).mean(dim=1).float()
+        relevant = (layer.detach() * gradient).clamp(min=0).mean(dim=1, dtype=rollout.dtype)  # [B, T, T]
         rollout = rollout + relevant @ rollout
     return rollout
 
 
+def _chosen(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """The logit of each image's class, ``[B]``."""
+    classes = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
+    if classes.shape != logits.shape[:1] or classes.min() < 0 or classes.max() >= logits.shape[1]:
+        raise ValueError(f"classes are {classes.tolist()}; expected one number from 0 to {logits.shape[1] - 1} for "
+                         f"each of {len(logits)} images")  # fmt: skip
+    return logits.gather(1, classes[:, None])
+
+
 def token_map(
-    rollout: Tensor, grid: tuple[int, int], image_size: int | tuple[int, int] | None = None, token: int = 0
+    rollout: Tensor, grid: tuple[int, int], image_size: int | tuple[int, int] | None = None, token: int | None = 0
 ) -> Tensor:
     """A token's row as a picture: how much of each patch is in it.
 
@@ -120,7 +147,8 @@ def token_map(
         rollout: ``[B, T, T]``, or attention with its heads joined.
         grid: Rows and columns of patches.
         image_size: Resample bilinearly to this many pixels; by default one number a patch.
-        token: Whose row; 0 is the class token. For average pooling take the mean of the patches' rows instead.
+        token: Whose row: which of the tokens before the patches; 0 is the class token. None is the mean of the
+            patches' rows, for models that average the patches.
 
     Returns:
         ``[B, rows, cols]``, or ``[B, height, width]``.
@@ -134,23 +162,14 @@ def token_map(
     """
     if rollout.ndim != 3 or rollout.shape[1] != rollout.shape[2]:
         raise ValueError(f"rollout has shape {list(rollout.shape)}; expected [batch, tokens, tokens]")
-    tokens = rollout.shape[-1]
-    prefix = prefix_tokens(tokens, grid)
-    if not 0 <= token < tokens:
-        raise ValueError(f"token is {token}; expected a number from 0 to {tokens - 1}")
-    picture = rollout[:, token, prefix:].unflatten(-1, grid)
+    picture = token_rows(rollout.detach(), grid, token)
     if image_size is None:
         return picture
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return F.interpolate(picture[:, None], size, mode="bilinear")[:, 0]
+    return F.interpolate(picture[:, None], pair(image_size, "image_size"), mode="bilinear")[:, 0]
 
 
 def _without_smallest(fused: Tensor, share: float) -> Tensor:
-    """Set that share of each image's weights to zero, smallest first; the diagonal stays, so no row is empty."""
+    """Set that share of each image's weights to zero, smallest first."""
     flat = fused.flatten(1)
-    count = int(share * flat.shape[1])
-    if not count:
-        return fused
-    kept = flat.scatter(1, flat.topk(count, dim=1, largest=False).indices, 0.0).view_as(fused)
-    diagonal = torch.eye(fused.shape[-1], dtype=torch.bool, device=fused.device)
-    return torch.where(diagonal, fused, kept)
+    least = flat.kthvalue(int(share * flat.shape[1]) + 1, dim=1).values  # the smallest that stays
+    return fused * (fused >= least[:, None, None])

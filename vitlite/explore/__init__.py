@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from vitlite import plots
-from vitlite.plots import Array
+from vitlite.plots.parts import Array, as_array, as_image, as_stack
 
 __all__ = ["Explorer", "attention_explorer", "resolution_explorer", "rollout_explorer", "similarity_explorer"]
 
@@ -268,7 +268,7 @@ def resolution_explorer(
 
 
 def _values(values: Array, name: str, dims: int, expected: str) -> np.ndarray:
-    array = plots._stack(values, name, dims, expected)
+    array = as_stack(values, name, dims, expected)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite")
     return array
@@ -292,7 +292,7 @@ def _layers(attention: Iterable[Array], layers: Sequence[int] | None) -> tuple[n
 
 def _attention(layer: Array, number: int) -> np.ndarray:
     """One layer's maps, checked, without the axis of the batch."""
-    array = plots._array(layer)
+    array = as_array(layer)
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim == 4:
@@ -322,7 +322,7 @@ def _prefix(tokens: int, rows: int, cols: int) -> list[str]:
 
 
 def _grid_of(name: str, grid: Array) -> np.ndarray:
-    array = plots._array(grid)
+    array = as_array(grid)
     if array.ndim not in (2, 3) or array.size == 0 or array.shape[2:] not in ((), (3,)):
         raise ValueError(f"grid {name!r} has shape {array.shape}, expected [rows, cols] or [rows, cols, 3]")
     array = _values(array, f"grid {name!r}", array.ndim, "")
@@ -333,7 +333,7 @@ def _grid_of(name: str, grid: Array) -> np.ndarray:
 
 def _picture(image: Array, grid: Sequence[int]) -> str:
     """An image as the address of its own bytes: exact where its pixels can be seen, JPEG where they cannot."""
-    pixels = np.rint(255 * plots._image(image)).astype(np.uint8)
+    pixels = np.rint(255 * as_image(image)).astype(np.uint8)
     height, width = pixels.shape[:2]
     if height % grid[0] or width % grid[1]:
         raise ValueError(f"image is {height}×{width}: it cannot be cut into {grid[0]} × {grid[1]} equal patches")
