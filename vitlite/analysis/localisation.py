@@ -44,7 +44,7 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
         masks: ``[B, H, W]``; true (or not 0) on the object.
 
     Returns:
-        The three scores of each image, float32.
+        The three scores of each image, float32 on the CPU.
 
     Raises:
         ValueError: If the shapes do not fit, a map is negative or not finite, or a mask is empty.
@@ -62,7 +62,7 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
         raise ValueError("a mask is empty: there is no object to find; leave such images out")
     if not (maps.isfinite() & (maps >= 0)).all():
         raise ValueError("a map is negative or not finite somewhere; clamp it to 0, or leave such images out")
-    scores = [torch.stack(_scores(*each)) for each in zip(maps, masks.to(maps.device).bool(), strict=True)]
+    scores = [torch.stack(_scores(*each)) for each in zip(maps.cpu(), masks.cpu().bool(), strict=True)]
     return Localisation(*torch.stack(scores, dim=1))
 
 
