@@ -1,6 +1,5 @@
 """Interactive figures: small, described, exact, and answering to mouse, touch and keys with the network cut."""
 
-import doctest
 import json
 import re
 import tomllib
@@ -15,7 +14,7 @@ import torch
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Locator, Page
 
-from vitlite import ViT, ViTConfig, explore
+from vitlite import ViT, ViTConfig, analysis, explore
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS, HEADS, GRID, PREFIX = 3, 2, (4, 6), 1
@@ -95,12 +94,6 @@ def stored(figure: explore.Explorer) -> np.ndarray:
 # ---------------------------------------------------------------- what a notebook stores
 
 
-def test_the_examples_in_the_docstrings_run() -> None:
-    tried = doctest.testmod(explore)
-    assert tried.attempted >= 4
-    assert not tried.failed
-
-
 def test_a_figure_has_its_text_beside_it(figure: explore.Explorer) -> None:
     box = root(figure)
     assert box["role"] == "group"
@@ -159,6 +152,17 @@ def test_attention_comes_as_a_model_gives_it() -> None:
     assert layers == explore.attention_explorer([layer[0] for layer in given], image, (2, 2))
     assert layers == explore.attention_explorer(given, image, (2, 2))
     assert data(layers)["prefix"] == ["class token"]
+
+
+def test_the_analyses_give_what_the_figures_take() -> None:
+    model = ViT(ViTConfig(image_size=16, patch_size=4, embed_dim=8, depth=3, num_heads=2, mlp_dim=8, num_classes=2))
+    pictures = torch.rand(2, 3, 16, 16)
+    similar = analysis.position_similarity(model.position[0, 1:], (4, 4))
+    assert np.abs(stored(explore.similarity_explorer(similar)) - similar.reshape(16, 16).numpy()).max() < 0.01
+    with torch.no_grad():
+        steps = [analysis.token_map(r, (4, 4)) for r in analysis.iter_rollout(model.iter_attention(pictures))]
+    shown = stored(explore.rollout_explorer(torch.stack(steps, dim=1), pictures))
+    np.testing.assert_allclose(shown[5], steps[2][1].flatten(), atol=0.01 * steps[2].max().item())
 
 
 def test_chosen_layers_keep_their_numbers() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vitlite import ViT, analysis, data, records, weights
+from vitlite.data.augment import normalise
 
 __all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
 
@@ -57,7 +58,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     shape = {"grid": model.config.grid, "patch_size": model.config.patch_size}
     began, distances, entropies = time.perf_counter(), [], []
     for images in test.images.split(200):
-        images = data.augment.normalise(images.to(config["device"]), test.mean, test.std)
+        images = normalise(images.to(config["device"]), test.mean, test.std)
         distances.append(analysis.mean_attention_distance(model.iter_attention(images), **shape, per_image=True))
         entropies.append(analysis.attention_entropy(model.iter_attention(images)) * len(images))
     each = torch.cat(distances, dim=-1)  # [layers, heads, images]

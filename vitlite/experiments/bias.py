@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from vitlite import ViT, ViTConfig, data, records, resnet, weights
 from vitlite.data import scenes
+from vitlite.data.augment import normalise
 from vitlite.data.datasets import SCENES_START
 from vitlite.files import written_whole
 from vitlite.hybrid import ResNetStem
@@ -335,7 +336,7 @@ def disturbed(model: nn.Module, test: data.Split, config: dict) -> dict[str, lis
 def answers(model: nn.Module, images: Tensor, split: data.Split, batch_size: int = 500) -> Tensor:
     """The class that a model gives each image: uint8 ``[N, C, H, W]`` -> int64 ``[N]``, on the CPU."""
     device = next(model.parameters()).device
-    batches = (data.augment.normalise(batch.to(device), split.mean, split.std) for batch in images.split(batch_size))
+    batches = (normalise(batch.to(device), split.mean, split.std) for batch in images.split(batch_size))
     return torch.cat([model(batch).argmax(dim=1).cpu() for batch in batches])
 
 

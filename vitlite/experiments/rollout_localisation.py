@@ -5,7 +5,7 @@ Expectation: Rollout above the last layer's attention alone, both far above a ra
              image; gradient-weighted rollout best, since it knows the class. Blanking the patches that a map ranks
              first lowers the accuracy faster than blanking random ones.
 Command:     python -m vitlite experiment rollout_localisation
-Cost:        A few minutes on a CPU, 1 GB of memory. It needs the checkpoints of `bias`.
+Cost:        Some minutes on a CPU, 1 GB of memory. It needs the checkpoints of `bias`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vitlite import ViT, analysis, data, records, weights
+from vitlite.data.augment import normalise
 
 __all__ = ["DATASET", "METHODS", "SCALES", "maps", "points", "run", "summarise"]
 
@@ -36,7 +37,7 @@ METHODS = {
 
 SCALES = {
     "quick": {"models": ["bias_vit"], "images": 100, "shares": SHARES, "seed": 0, "device": "cpu"},
-    "cpu": {"models": ["bias_vit", "bias_hybrid"], "images": 2_000, "shares": SHARES, "seed": 0, "device": "cpu"},
+    "cpu": {"models": ["bias_vit", "bias_hybrid"], "images": 1_000, "shares": SHARES, "seed": 0, "device": "cpu"},
 }
 
 
@@ -75,7 +76,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     model = weights.load(CHECKPOINTS / f"{point['model']}.safetensors", device=config["device"])
     test = data.load("scenes", train_images=1_000, held_out=config["images"]).test
     began = time.perf_counter()
-    images = data.augment.normalise(test.images, test.mean, test.std).to(config["device"])
+    images = normalise(test.images, test.mean, test.std).to(config["device"])
     parts = [maps(model, part) for part in images.split(500)]
     found = {method: torch.cat([part[method].cpu() for part in parts]) for method in METHODS}
     scores = {method: analysis.localisation(each, test.masks)._asdict() for method, each in found.items()}

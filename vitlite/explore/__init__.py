@@ -42,6 +42,10 @@ class Explorer:
         title: What the figure shows, in one line.
         description: What it shows and how it is used, for who cannot see it; also its text in a terminal.
         html: The whole figure.
+
+    Example:
+        >>> Explorer("A title", "What it shows.", "<p>drawn</p>")
+        Interactive figure: A title. What it shows.
     """
 
     title: str
