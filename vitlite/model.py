@@ -224,7 +224,7 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Patch embeddings ``x_p E``: ``[B, C, H, W]`` float -> ``[B, N, D]``, without token and positions."""
         checks.images(images, self.config.in_channels, self.config.image_size)
-        checks.precision(images, self.norm.weight)
+        checks.precision(images, next(self.parameters()))
         patches = self.patch_embed(images)
         checks.tokens(patches, self.config.embed_dim, self.config.num_patches, "patch_embed gave")
         return patches  # [B, N, D]
