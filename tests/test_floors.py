@@ -12,6 +12,7 @@ FLOORS = [
     {"data", "explore", "position", "records"},
     {"config"},
     {"model"},
+    {"cost"},
     {"resnet"},
     {"hybrid"},
     {"weights"},

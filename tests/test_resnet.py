@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from vitlite import ViT, ViTConfig
+from vitlite.cost import flops, parameters
 from vitlite.hybrid import ConvStem
-from vitlite.resnet import ResNet, ResNetConfig, flops, match
+from vitlite.resnet import ResNet, ResNetConfig, match
 
 SMALL = ResNetConfig(num_classes=5, width=8, blocks=1)
 VIT = ViTConfig(image_size=32, patch_size=8, num_classes=10, embed_dim=96, depth=4, num_heads=4, mlp_dim=192)
@@ -28,10 +28,6 @@ def build(**changes) -> ResNet:
 
 def images(size=16, count=3, channels=3):
     return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 # ---- the network
@@ -97,39 +93,6 @@ def test_it_learns():
         loss.backward()
         optimizer.step()
     assert loss < 0.1
-
-
-# ---- FLOPs
-
-
-def test_flops_of_a_resnet_are_two_for_each_multiply_add():
-    model = ResNet(SMALL)
-    size = 32 * 32
-    stem_and_first = size * 9 * (3 * 8 + 2 * 8 * 8)
-    second = size // 4 * (9 * (8 * 16 + 16 * 16) + 8 * 16)
-    third = size // 16 * (9 * (16 * 32 + 32 * 32) + 16 * 32)
-    assert flops(model, 32) == 2 * (stem_and_first + second + third + 32 * 5)
-
-
-def test_flops_of_a_vit_count_both_attention_products():
-    rows, width, mlp = 17, 96, 192
-    block = rows * width * (4 * width + 2 * mlp) + 2 * rows * rows * width
-    assert flops(ViT(VIT), 32) == 2 * (16 * 3 * 64 * width + 4 * block + width * 10)
-
-
-def test_our_vit_b16_costs_what_torchvisions_does():
-    with torch.device("meta"):
-        ours, theirs = ViT.from_name("B/16"), torchvision.models.vit_b_16()
-    assert flops(ours, 224) == flops(theirs, 224) == pytest.approx(2 * 17.56e9, rel=1e-3)
-
-
-def test_counting_leaves_the_model_as_it_is():
-    model = build()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    flops(model.bfloat16().float(), 16)
-    assert not any(m.training for m in model.modules())
-    assert all(torch.equal(tensor.bfloat16(), before[name].bfloat16()) for name, tensor in model.state_dict().items())
-    assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
 
 
 # ---- matched to a ViT
@@ -203,10 +166,6 @@ def test_arguments_of_another_kind_are_refused():
         ResNet(3)
     with pytest.raises(TypeError, match=r"vit is Linear\(.*; expected a ViT"):
         match(nn.Linear(1, 1))
-    with pytest.raises(TypeError, match="model is 3; expected a Module"):
-        flops(3, 16)
-    with pytest.raises(TypeError, match="size is '16'; expected an int, or two"):
-        flops(ResNet(SMALL), "16")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
                             default="full" if torch.cuda.is_available() else "cpu")  # fmt: skip
     experiment.add_argument("--seeds", type=int, nargs="+", help="make the runs of these seeds alone")
     experiment.add_argument("--jobs", type=int, default=1, help="runs at a time: small ones may share a GPU")
+    experiment.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so long")
     experiment.add_argument("--force", action="store_true", help="run again, and replace a better record")
     experiment.set_defaults(command=_experiment)
     return parser
@@ -140,7 +142,7 @@ def _experiment(options: argparse.Namespace) -> None:
         for name in experiments.names():
             print(f"{name}: {experiments.card(experiments.find(name))['question']}")
         return
-    given = {name: getattr(options, name) for name in ("seeds", "jobs", "force")}
+    given = {name: getattr(options, name) for name in ("seeds", "jobs", "minutes", "force")}
     print(experiments.run(options.name, options.scale, **given))
 
 

@@ -6,7 +6,6 @@ first halves the map and doubles the channels; average pooling and one linear la
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,14 +14,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from vitlite import checks
 from vitlite.checks import Size, pair
+from vitlite.cost import flops, parameters
 from vitlite.model import ViT
 
-__all__ = ["ResNet", "ResNetConfig", "flops", "match"]
+__all__ = ["ResNet", "ResNetConfig", "match"]
 
 GROUPS = 4  # of every group norm here; at width 64 they have 16 channels, as Wu and He (2018) advise
 WIDTHS = range(4, 1025, 4)  # what `match` tries: the groups divide each
@@ -171,43 +170,6 @@ def match(
         f"({best[1] / target - 1:+.1%}) at width {best[0].width} with {best[0].blocks} blocks a stage; pass a larger "
         "tolerance, or other blocks (None tries 2 to 9)"
     )
-
-
-def flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
-    """FLOPs of a forward pass for one image, two a multiply-add, by torch's own counter.
-
-    Counted in training mode with explicit attention, since fused attention and torch's inference fast path hide
-    products from the counter. Nothing is computed and the model stays as it is: shapes are enough.
-
-    Args:
-        model: A model of images ``[B, C, H, W]``.
-        image_size: Size of the images in pixels.
-        in_channels: Their channels.
-
-    Returns:
-        FLOPs of matrix products and convolutions; norms, activations and additions are not counted.
-
-    Raises:
-        TypeError: If the model is no module, or the size no size.
-        ValueError: If a model of ours cannot read such images.
-
-    Example:
-        >>> flops(ResNet(ResNetConfig(width=16, blocks=3)), image_size=32)
-        81626368
-    """
-    checks.kind(nn.Module, model=model)
-    twin = copy.deepcopy(model).to("meta", torch.float32).train()
-    # Two images, because batch norm in training mode refuses a single value a channel.
-    images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
-    explicit = {"return_attention": True} if isinstance(model, ViT) else {}
-    with FlopCounterMode(display=False) as counter:
-        twin(images, **explicit)
-    return counter.get_total_flops() // 2
-
-
-def parameters(model: nn.Module) -> int:
-    """How many numbers the model learns."""
-    return sum(p.numel() for p in model.parameters())
 
 
 # ---- the parts, which the hybrid's stems share

@@ -63,7 +63,7 @@ def test_it_resumes_and_writes_one_record(made, places):
     assert made == [0, 1, 2], "nothing twice, nothing left out"
     record = records.read("try", places["folder"])
     assert record["question"] == "Does it resume?"
-    assert record["runs"] == [{"seed": seed, "val_accuracy": 0.5} for seed in range(3)]
+    assert [(run["seed"], run["val_accuracy"]) for run in record["runs"]] == [(seed, 0.5) for seed in range(3)]
     assert record["summary"] == {"seeds": [0, 1, 2]}
 
 
@@ -91,13 +91,13 @@ def test_seeds_are_for_experiments_that_have_some(made, places):
 
 
 def test_it_tells_the_time_left(made, places, capsys, monkeypatch):
-    clock = iter([0.0, 60.0])
-    experiments.run("try", "quick", seeds=[0], **places)
+    clock = iter([0.0, 0.0, 60.0, 60.0, 60.0])
+    experiments.run("try", "quick", seeds=[-1], **places)
     capsys.readouterr()
     monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
     with pytest.raises(OSError, match="interrupted"):
-        experiments.run("try", "quick", seeds=[0, 2, 1], **places)
-    assert "2 of 3 runs made: seed 2; about 1 min left" in capsys.readouterr().err
+        experiments.run("try", "quick", seeds=[-1, 0, 1], **places)
+    assert "2 of 3 runs made: seed 0; about 1 min left" in capsys.readouterr().err
 
 
 def test_several_runs_at_a_time_make_the_same_record(places, monkeypatch):
@@ -107,3 +107,48 @@ def test_several_runs_at_a_time_make_the_same_record(places, monkeypatch):
     runs = records.read("cost", places["folder"])["runs"]
     assert [run["tokens"] for run in runs] == [256, 256, 1, 1]
     assert all(run["seconds"] > 0 for run in runs)
+
+
+def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
+    made = []
+
+    def run(point, config, work):
+        made.append(point["seed"])
+        return {"val_accuracy": 0.5}
+
+    experiment = SimpleNamespace(
+        __doc__=CARD,
+        DATASET="none",
+        SCALES={"quick": {"seeds": [0, 1], "device": "cpu"}},
+        points=lambda config: [{"seed": seed} for seed in config["seeds"]],
+        run=run,
+        summarise=len,
+    )
+    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    experiments.run("try", "quick", seeds=[0], **places)
+    for _ in range(2):  # on another machine, whose work folder is empty; then on that one again
+        experiments.run("try", "quick", seeds=[2], folder=places["folder"], work=places["work"] / "other")
+    path = experiments.run("try", "quick", folder=places["folder"], work=places["work"] / "third")
+    record = json.loads(path.read_text())
+    assert made == [0, 2, 1]
+    assert [run["seed"] for run in record["runs"]] == record["config"]["seeds"] == [0, 1, 2]
+    assert {"date", "processor", "commit"} == set(record["runs"][0]["made"])
+    experiments.run("try", "quick", seeds=[0], force=True, **places)
+    assert made == [0, 2, 1, 0]
+
+
+def test_a_limit_of_time_leaves_the_rest_for_later(places, monkeypatch):
+    experiment = SimpleNamespace(
+        __doc__=CARD,
+        DATASET="none",
+        SCALES={"quick": {"seeds": [0, 1]}},
+        points=lambda config: [{"seed": seed} for seed in config["seeds"]],
+        run=lambda point, config, work: {"val_accuracy": 0.5},
+        summarise=len,
+    )
+    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    clock = iter(range(100))
+    monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
+    path = experiments.run("try", "quick", minutes=1.5 / 60, **places)
+    assert json.loads(path.read_text())["summary"] == 1
+    assert json.loads(experiments.run("try", "quick", **places).read_text())["summary"] == 2

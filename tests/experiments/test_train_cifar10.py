@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from vitlite import data, resnet, weights
+from vitlite import cost, data, weights
 from vitlite.experiments import train_cifar10
-from vitlite.train import Trainer, device, evaluate, recipes
+from vitlite.train import Trainer, evaluate, recipes
 
 TINY = {
     "model": {"patch_size": 4, "num_classes": 10, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_dim": 32,
               "pool": "mean"},
     "stems": {"plain": None, "conv": {"stem": "conv", "embed_dim": 32}},
-    "stages": [[16, "quick"], [24, "quick"]],
+    "stages": {stem: [[16, "quick", 2], [24, "quick", 2]] for stem in ("plain", "conv")},
     "seeds": [0, 1],
     "device": "cpu",
 }  # fmt: skip
@@ -23,7 +23,7 @@ def small(monkeypatch, tmp_path):
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, image_size: load("scenes", train_images=64, held_out=20,
                                                                     image_size=image_size))  # fmt: skip
-    monkeypatch.setattr(recipes, "get", lambda name: recipes.RECIPES[name].lasting(2).replace(batch_size=16))
+    monkeypatch.setattr(recipes, "get", lambda name: recipes.RECIPES[name].replace(batch_size=16))
     monkeypatch.setattr(train_cifar10, "CHECKPOINTS", tmp_path)
     return tmp_path
 
@@ -36,7 +36,7 @@ def test_what_is_saved_is_what_was_measured(small, stem):
     assert evaluate(saved, sets.test).accuracy == told["test_accuracy"]
     assert sum(map(sum, told["test_confusion"])) == 20
     assert sum(row[i] for i, row in enumerate(told["test_confusion"])) == pytest.approx(20 * told["test_accuracy"])
-    assert told["parameters"] == resnet.parameters(saved)
+    assert told["parameters"] == cost.parameters(saved)
     assert told["images_seen"] == 2 * 2 * 16
     assert [stage["share_of_peak"] for stage in told["stages"]] == [None, None], "no peak is listed for a CPU"
 
@@ -45,7 +45,7 @@ def test_what_is_saved_is_what_was_measured(small, stem):
 def test_at_full_scale_there_are_at_most_3m_parameters(stem):
     config = train_cifar10.SCALES["full"]
     with torch.device("meta"):
-        assert resnet.parameters(train_cifar10.build(stem, config, 32)) < 3e6
+        assert cost.parameters(train_cifar10.build(stem, config, 32)) < 3e6
 
 
 def test_both_rows_come_before_the_next_seed():
@@ -58,7 +58,7 @@ def test_the_share_of_the_peak_is_flops_over_time_over_peak(monkeypatch):
     trainer = Trainer(net, recipes.get("quick"), device="cpu")
     trainer.history["images_per_second"] = [1.0, 1e6, 2e6]
     monkeypatch.setattr(train_cifar10, "peak_flops", lambda where: 1e15)
-    assert train_cifar10.share_of_peak(net, trainer) == device.train_flops(net, 16) * 1e6 / 1e15
+    assert train_cifar10.share_of_peak(net, trainer) == cost.train_flops(net, 16) * 1e6 / 1e15
 
 
 def test_the_summary_has_a_row_for_each_stem():

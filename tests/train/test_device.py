@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from tiny import model
-from torch.utils.flop_counter import FlopCounterMode
 
-from vitlite.resnet import ResNet, ResNetConfig, flops
 from vitlite.train import device as device_module
 
 
@@ -40,13 +37,3 @@ def test_a_peak_is_found_by_the_devices_name(name, teraflops, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     expected = None if teraflops is None else teraflops * 1e12
     assert device_module.peak_flops(torch.device("cuda")) == expected
-
-
-def test_training_flops_are_those_of_a_real_pass():
-    net = model()
-    with FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, 3, 8, 8), return_attention=True)[0].sum().backward()
-    assert device_module.train_flops(net, 8) == counter.get_total_flops()
-    convolutions = ResNet(ResNetConfig(width=8, blocks=1))
-    share = device_module.train_flops(convolutions, 16) / flops(convolutions, 16)
-    assert 2.9 < share < 3, "forward, and twice that backward, without the gradient of the images"

@@ -16,6 +16,7 @@ import difflib
 import hashlib
 import importlib
 import json
+import math
 import pkgutil
 import re
 import shutil
@@ -37,7 +38,7 @@ WORK = records.ROOT / "data" / "runs"
 
 def names() -> list[str]:
     """The experiments there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def find(name: str) -> ModuleType:
@@ -64,11 +65,15 @@ def run(
     *,
     seeds: Sequence[int] | None = None,
     jobs: int = 1,
+    minutes: float = math.inf,
     force: bool = False,
     folder: Path = records.FOLDER,
     work: Path = WORK,
 ) -> Path:
     """Make an experiment's runs, resuming where an earlier call stopped, and write its record.
+
+    A record of the same configuration grows: the runs it holds are taken over, on another machine too, and those that
+    it lacks are added. Each run says in ``made`` when, on which processor and with which commit it was made.
 
     Args:
         name: Which experiment.
@@ -76,6 +81,7 @@ def run(
         seeds: Make the runs of these seeds; by default those that the experiment names.
         jobs: How many runs to make at a time, each in a process of its own: small ones may share a GPU. Their times are
             then longer than alone.
+        minutes: Begin no run after so long, and write the record of those made; a later call makes the others.
         force: Make every run again, and replace a record of a larger scale.
         folder: Where the record goes.
         work: Where finished runs and checkpoints wait until the record is written.
@@ -99,7 +105,12 @@ def run(
             raise ValueError(f"seeds are {list(seeds)}, but {name} has none to choose; leave them out")
         config = config | {"seeds": list(seeds)}
         command += f" --seeds {' '.join(map(str, seeds))}"
-    runs = _finish(experiment, config, place, jobs, force)
+    if force:
+        shutil.rmtree(place, ignore_errors=True)
+    there = [] if force else _recorded(name, scale, config, folder)
+    if there and "seeds" in config:
+        config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there)})}
+    runs = _finish(experiment, config, place, there, jobs, 60 * minutes)
     record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
               "scale": scale, "config": config, "dataset": experiment.DATASET,
               "runs": runs, "summary": experiment.summarise(runs),
@@ -107,30 +118,51 @@ def run(
     return records.write(record, force=force, folder=folder)
 
 
-def _finish(experiment: ModuleType, config: dict, place: Path, jobs: int, force: bool) -> list[dict]:
+def _recorded(name: str, scale: str, config: dict, folder: Path) -> list[dict]:
+    """The runs of the record that stands there, if it has the same configuration, the seeds apart."""
+    if name not in records.names(folder):
+        return []
+    record = records.read(name, folder)
+    same = record["scale"] == scale and record["config"] | {"seeds": 0} == config | {"seeds": 0}
+    return record["runs"] if same else []
+
+
+def _finish(
+    experiment: ModuleType, config: dict, place: Path, recorded: list[dict], jobs: int, seconds: float
+) -> list[dict]:
     """Make the runs that are not made yet, noting each; returns all in the order of the points, each with its point."""
-    finished = place / "finished.json"
-    if force:
-        shutil.rmtree(place, ignore_errors=True)
+    finished, points = place / "finished.json", experiment.points(config)
     made = json.loads(finished.read_text()) if finished.exists() else []
-    points = experiment.points(config)
+    for run in recorded:
+        made += [{"point": point} | run for point in points if point.items() <= run.items()]
     todo = [point for point in points if point not in [run["point"] for run in made]]
-    began = time.perf_counter()
-    for count, (point, result) in enumerate(_results(experiment, todo, config, place, jobs), start=1):
-        made.append({"point": point} | result)
+    began, stamp = time.perf_counter(), _stamp(config)
+    for count, (point, result) in enumerate(_results(experiment, todo, config, place, jobs, began + seconds), start=1):
+        made.append({"point": point} | result | {"made": stamp})
         with written_whole(finished) as beside:
             beside.write_text(json.dumps(made))
         left = (time.perf_counter() - began) / count * (len(todo) - count)
         print(f"{len(points) - len(todo) + count} of {len(points)} runs made: {_short(point)}; "
               f"about {_duration(left)} left", file=sys.stderr, flush=True)  # fmt: skip
-    mine = sorted((run for run in made if run["point"] in points), key=lambda run: points.index(run["point"]))
-    return [run.pop("point") | run for run in mine]
+    mine = {_short(run["point"]): run for run in made}  # a run that is both noted and recorded counts once
+    runs = [mine[_short(point)] for point in points if _short(point) in mine]
+    return [run["point"] | {key: value for key, value in run.items() if key != "point"} for run in runs]
 
 
-def _results(experiment: ModuleType, todo: list[dict], config: dict, place: Path, jobs: int) -> Iterator[tuple]:
-    """Each point with its result, as they come."""
+def _stamp(config: dict) -> dict:
+    told = records.provenance(config.get("device", "cpu"))
+    hardware = told["hardware"]
+    return {"date": told["date"], "processor": hardware.get("gpu", hardware["processor"]), "commit": told["commit"]}
+
+
+def _results(
+    experiment: ModuleType, todo: list[dict], config: dict, place: Path, jobs: int, until: float
+) -> Iterator[tuple]:
+    """Each point with its result, as they come; none is begun after that time."""
     if jobs == 1:
         for point in todo:
+            if time.perf_counter() > until:
+                return
             print(f"begun: {_short(point)}", file=sys.stderr, flush=True)
             yield point, experiment.run(point, config, place)
         return

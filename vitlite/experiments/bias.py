@@ -14,8 +14,8 @@ Cost:        About 30 minutes on one CPU core with bfloat16 instructions, 2 GB o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import dataclasses
+import statistics
 from functools import cache
 from pathlib import Path
 
@@ -23,13 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitlite import ViT, ViTConfig, data, records, resnet, weights
+from vitlite import ViT, cost, data, records, resnet, weights
 from vitlite.data import scenes
-from vitlite.data.augment import normalise
 from vitlite.data.datasets import SCENES_START
-from vitlite.files import written_whole
-from vitlite.hybrid import ResNetStem
-from vitlite.train import Trainer, evaluate
+from vitlite.experiments import _shared
+from vitlite.experiments._shared import FAMILIES, best, mlp, trained, tuned
+from vitlite.train import Trainer, evaluate, predictions
 from vitlite.train.recipes import Recipe
 
 __all__ = ["DATASET", "FAMILIES", "SCALES", "cover", "mlp", "pan", "points", "run", "shuffle", "summarise"]
@@ -94,26 +93,17 @@ def run(point: dict, config: dict, work: Path) -> dict:
     family, seed, order = point["family"], point["seed"], point["order"]
     sets = _data(config["train_images"])
     found = search(family, sets, config, work)
-    rate = float(max(found, key=found.get))
     model = build(family, config, seed, order)
-    recipe = _recipe(config, config["steps"], rate)
+    recipe = _recipe(config, config["steps"], best(found))
     resume = work / f"{family}-{order}-seed{seed}.safetensors"
-    history = Trainer(model, recipe, seed=seed, device=config["device"], checkpoint=resume).fit(sets)
+    measured = trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=resume)
     saved = keep(model, point, config, sets, work)
-    images_seen = recipe.steps * recipe.batch_size
-    return {
-        "parameters": resnet.parameters(model),
-        "flops": resnet.flops(model, IMAGE_SIZE),
-        "train_images": len(sets.train),
-        "steps": recipe.steps,
-        "images_seen": images_seen,
-        "seconds": history["seconds"],
-        "train_flops": 3 * images_seen * resnet.flops(model, IMAGE_SIZE),  # the backward pass costs twice the forward
+    return measured | {
+        "flops": cost.flops(model, IMAGE_SIZE),
         "val_accuracy": evaluate(saved, sets.validation).accuracy,
         "test_accuracy": evaluate(saved, sets.test).accuracy,
-        "learning_rate": rate,
+        "learning_rate": recipe.learning_rate,
         "search": found,
-        "curve": {name: history[name] for name in ("val_step", "val_accuracy")},
         **disturbed(saved, sets.test, config),
     }
 
@@ -126,11 +116,13 @@ def summarise(runs: list[dict]) -> dict:
         here = [run for run in runs if (run["order"], run["family"]) == (order, family)]
         told.setdefault(order, {})[family] = {
             "seeds": len(here),
-            "test_accuracy": _mean(run["test_accuracy"] for run in here),
-            "shift": _mean(run["shift"][-1]["accuracy"] for run in here),
-            "consistency": _mean(run["shift"][-1]["consistency"] for run in here),
-            "shuffle": _mean(step["accuracy"] for run in here for step in run["shuffle"] if _own_patches(step)),
-            "cover": _mean(run["cover"][-1]["accuracy"] for run in here),
+            "test_accuracy": statistics.mean(run["test_accuracy"] for run in here),
+            "shift": statistics.mean(run["shift"][-1]["accuracy"] for run in here),
+            "consistency": statistics.mean(run["shift"][-1]["consistency"] for run in here),
+            "shuffle": statistics.mean(
+                step["accuracy"] for run in here for step in run["shuffle"] if _own_patches(step)
+            ),
+            "cover": statistics.mean(run["cover"][-1]["accuracy"] for run in here),
         }
     return told
 
@@ -139,51 +131,7 @@ def _own_patches(step: dict) -> bool:
     return step["each"] and step["tile"] == VIT["patch_size"]
 
 
-# ---- the four families
-
-
-def vit(config: dict) -> ViT:
-    """The ViT that the others are matched to."""
-    return ViT(ViTConfig(**config["vit"]))
-
-
-def hybrid(config: dict) -> ViT:
-    """A small ResNet's feature map as the sequence, and one block fewer."""
-    shape = config["hybrid"]
-    whole = ViTConfig(**config["vit"] | {"depth": shape["depth"]})
-    return ViT(whole, ResNetStem(whole.embed_dim, width=shape["stem_width"], blocks=shape["stem_blocks"]))
-
-
-def mlp(parameters: int, image_size: int = IMAGE_SIZE, num_classes: int = len(scenes.CLASSES)) -> nn.Sequential:
-    """A fully connected network of RGB images: two hidden layers of equal width, GELU between.
-
-    Args:
-        parameters: How many at most; the width is the largest that keeps to it.
-        image_size: Side of the images, in pixels.
-        num_classes: Number of logits.
-
-    Example:
-        >>> sum(p.numel() for p in mlp(460_906).parameters())
-        458102
-    """
-
-    def sized(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.GELU(), nn.Linear(width, width),
-                             nn.GELU(), nn.Linear(width, num_classes))  # fmt: skip
-
-    width = 1
-    with torch.device("meta"):  # shapes alone
-        while resnet.parameters(sized(width + 1)) <= parameters:
-            width += 1
-    return sized(width)
-
-
-FAMILIES: dict[str, Callable[[dict], nn.Module]] = {
-    "vit": vit,
-    "hybrid": hybrid,
-    "resnet": lambda config: resnet.match(vit(config)),
-    "mlp": lambda config: mlp(resnet.parameters(vit(config))),
-}
+# ---- a network that sees permuted images
 
 
 class Reordered(nn.Module):
@@ -206,8 +154,7 @@ class Reordered(nn.Module):
 
 def build(family: str, config: dict, seed: int, order: str = "image") -> nn.Module:
     """A new model of the family; with an order other than ``"image"``, one that sees permuted images."""
-    torch.manual_seed(seed)
-    model = FAMILIES[family](config)
+    model = _shared.build(family, config, seed)
     if order == "image":
         return model
     tile = {"patches": config["vit"]["patch_size"], "pixels": 1}[order]
@@ -220,17 +167,12 @@ def build(family: str, config: dict, seed: int, order: str = "image") -> nn.Modu
 
 def search(family: str, sets: data.Splits, config: dict, work: Path) -> dict[str, float]:
     """Validation accuracy after a short training at each learning rate, for one seed; kept for the next seeds."""
-    path = work / f"{family}-search.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    found = {}
-    for rate in config["learning_rates"]:
-        model, recipe = build(family, config, seed=0), _recipe(config, config["search_steps"], rate)
-        history = Trainer(model, recipe, device=config["device"]).fit(sets)
-        found[str(rate)] = history["val_accuracy"][-1]
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(found))
-    return found
+
+    def trial(rate: float) -> float:
+        recipe = _recipe(config, config["search_steps"], rate)
+        return Trainer(build(family, config, seed=0), recipe, device=config["device"]).fit(sets)["val_accuracy"][-1]
+
+    return tuned(config["learning_rates"], trial, work / f"{family}-search.json")
 
 
 def _recipe(config: dict, steps: int, rate: float) -> Recipe:
@@ -312,10 +254,10 @@ def cover(images: Tensor, share: float, tile: int, colour: tuple[float, ...], ge
 
 def disturbed(model: nn.Module, test: data.Split, config: dict) -> dict[str, list[dict]]:
     """Accuracy of a model on shifted, shuffled and covered test images; every model gets the same ones."""
-    plain = answers(model, test.images, test)
+    plain = predictions(model, test)
 
     def told(images: Tensor, **where) -> dict:
-        given = answers(model, images, test)
+        given = predictions(model, dataclasses.replace(test, images=images))
         return where | {"accuracy": _share(given == test.labels), "consistency": _share(given == plain)}
 
     shifted, tile = [], config["vit"]["patch_size"]
@@ -330,14 +272,6 @@ def disturbed(model: nn.Module, test: data.Split, config: dict) -> dict[str, lis
         "cover": [told(cover(test.images, share, tile, test.mean, _random()), share=share)
                   for share in config["covered"]],
     }  # fmt: skip
-
-
-@torch.inference_mode()
-def answers(model: nn.Module, images: Tensor, split: data.Split, batch_size: int = 500) -> Tensor:
-    """The class that a model gives each image: uint8 ``[N, C, H, W]`` -> int64 ``[N]``, on the CPU."""
-    device = next(model.parameters()).device
-    batches = (normalise(batch.to(device), split.mean, split.std) for batch in images.split(batch_size))
-    return torch.cat([model(batch).argmax(dim=1).cpu() for batch in batches])
 
 
 @cache
@@ -359,8 +293,3 @@ def _random() -> torch.Generator:
 
 def _share(yes: Tensor) -> float:
     return yes.double().mean().item()
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)

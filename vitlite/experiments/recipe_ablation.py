@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from vitlite import ViT, ViTConfig, data
+from vitlite.cost import parameters, train_flops
 from vitlite.train import Recipe, Trainer, evaluate
-from vitlite.train.device import train_flops
 
 __all__ = ["DATASET", "SCALES", "ladder", "points", "recipe", "run", "summarise"]
 
@@ -104,7 +104,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     checkpoint.unlink()
     tenth = {name: history[name][9::10] for name in ("step", "loss", "train_accuracy")}
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters(model),
         "train_images": len(sets.train),
         "steps": this.steps,
         "images_seen": this.steps * this.batch_size,

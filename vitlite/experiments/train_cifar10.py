@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from vitlite import ViT, ViTConfig, data, hybrid, records, weights
-from vitlite.train import Trainer, evaluate, recipes
-from vitlite.train.device import peak_flops, train_flops
+from vitlite.cost import parameters, train_flops
+from vitlite.train import Trainer, evaluate, predictions, recipes
+from vitlite.train.device import peak_flops
 
 __all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
 
@@ -38,19 +39,23 @@ MODEL = {
 # What turns pixels into tokens: the paper's patches, or a small ResNet.
 STEMS = {"plain": None, "conv": {"stem": "resnet", "embed_dim": 128, "width": 32, "blocks": 1}}
 
-# Stages: image size and recipe. The second one goes on from the first, with its positions interpolated.
+# Stages of each stem: image size, recipe and steps. The second one goes on from the first, with its positions
+# interpolated.
 SCALES = {
     "cpu": {
         "model": MODEL,
         "stems": STEMS,
-        "stages": [[24, "cifar10-small"], [32, "cifar10-small-finetune"]],
+        "stages": {
+            "plain": [[24, "cifar10-small", 17_500], [32, "cifar10-small-finetune", 13_000]],
+            "conv": [[24, "cifar10-small", 9_000], [32, "cifar10-small-finetune", 6_000]],
+        },
         "seeds": [0],
         "device": "cpu",
     },
     "full": {
         "model": MODEL | {"embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384, "drop_path": 0.1},
         "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 192, "width": 24, "blocks": 1}},
-        "stages": [[32, "cifar10"]],
+        "stages": {stem: [[32, "cifar10", 35_200]] for stem in ("plain", "conv")},
         "seeds": [0, 1, 2],
         "device": "cuda",
     },
@@ -64,12 +69,12 @@ def points(config: dict) -> list[dict]:
 
 def run(point: dict, config: dict, work: Path) -> dict:
     """Train through all stages, save the weights in bfloat16, and evaluate exactly what was saved."""
-    seed, stages, name = point["seed"], config["stages"], f"train_cifar10-{point['stem']}"
+    seed, stages, name = point["seed"], config["stages"][point["stem"]], f"train_cifar10-{point['stem']}"
     torch.manual_seed(seed)
     model = build(point["stem"], config, stages[0][0])
     told = []
-    for image_size, recipe_name in stages:
-        recipe = recipes.get(recipe_name)
+    for image_size, recipe_name, steps in stages:
+        recipe = recipes.get(recipe_name).lasting(steps)
         sets = data.load("cifar10", image_size=image_size)
         model = model.at_resolution(image_size)
         trainer = Trainer(model, recipe, seed=seed, device=config["device"],
@@ -85,7 +90,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
                  record="train_cifar10", dtype=torch.bfloat16)  # fmt: skip
     saved = weights.load(path, config["device"])
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters(model),
         "train_images": len(sets.train),
         "steps": sum(stage["steps"] for stage in told),
         "images_seen": sum(stage["images_seen"] for stage in told),
@@ -115,15 +120,11 @@ def share_of_peak(model: ViT, trainer: Trainer) -> float | None:
     return None if peak is None else speed * train_flops(model, model.config.image_size) / peak
 
 
-@torch.inference_mode()
 def confusion(model: ViT, split: data.Split) -> list[list[int]]:
     """How many images of each class (row) were taken for each class (column)."""
-    counts = torch.zeros(len(split.classes), len(split.classes), dtype=torch.int64)
-    device = next(model.parameters()).device
-    for images, labels in zip(split.images.split(500), split.labels.split(500), strict=True):
-        answers = model(data.augment.normalise(images, split.mean, split.std).to(device)).argmax(dim=1).cpu()
-        counts.index_put_((labels, answers), torch.ones_like(labels), accumulate=True)
-    return counts.tolist()
+    classes = len(split.classes)
+    pairs = split.labels * classes + predictions(model, split)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes).tolist()
 
 
 def summarise(runs: list[dict]) -> dict:

@@ -1,20 +1,16 @@
-"""What a device is good for: its precision, whether compiling pays there, and what share of its peak a run reaches."""
+"""What a device is good for: its precision, whether compiling pays there, and its peak."""
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from vitlite.config import Size, pair
-from vitlite.model import ViT
 from vitlite.train import distributed
 
-__all__ = ["autocast_dtype", "compiling_pays", "default_device", "peak_flops", "train_flops"]
+__all__ = ["autocast_dtype", "compiling_pays", "default_device", "peak_flops"]
 
 # Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
 # is given "with sparsity"). A device is found by the words of its name; the longer entry first.
@@ -105,27 +101,3 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
     return next((peak for name, peak in PEAKS.items() if words.issuperset(name)), None)
-
-
-def train_flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
-    """FLOPs (two a multiply-add) of forward and backward pass for one image, by torch's own counter.
-
-    A ViT is counted with explicit attention, since the backward pass of the fused one computes some products twice.
-    Nothing is computed and the model stays as it is: shapes are enough.
-
-    Args:
-        model: A model of images ``[B, C, H, W]``.
-        image_size: Size of the images in pixels.
-        in_channels: Their channels.
-
-    Example:
-        >>> from vitlite import ViTConfig
-        >>> train_flops(ViT(ViTConfig(32, 4, 3, 10, embed_dim=64, depth=2, num_heads=4, mlp_dim=128)), 32)
-        32838912
-    """
-    twin = copy.deepcopy(model).to("meta", torch.float32).train()
-    images = torch.zeros(2, in_channels, *pair(image_size), device="meta")  # batch norm refuses a single image
-    with FlopCounterMode(display=False) as counter:
-        logits = twin(images, return_attention=True)[0] if isinstance(model, ViT) else twin(images)
-        logits.sum().backward()
-    return counter.get_total_flops() // 2

@@ -18,12 +18,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vitlite.data.augment import normalise
 from vitlite.data.datasets import Split, Splits
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train import distributed, objectives, recipes
@@ -31,62 +29,11 @@ from vitlite.train.average import Average
 from vitlite.train.batches import Batches, stream
 from vitlite.train.callbacks import Callback, Progress
 from vitlite.train.device import autocast_dtype, compiled, compiling_pays, default_device
+from vitlite.train.evaluation import evaluate
 from vitlite.train.history import VAL_LINES, Log, empty
 from vitlite.train.recipes import Recipe
 
-__all__ = ["Evaluation", "Trainer", "evaluate"]
-
-
-class Evaluation(NamedTuple):
-    """Mean cross-entropy and top-1 accuracy (a fraction) over a split.
-
-    Example:
-        >>> Evaluation(loss=0.5, accuracy=0.83).accuracy
-        0.83
-    """
-
-    loss: float
-    accuracy: float
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    split: Split,
-    batch_size: int = 500,
-    dtype: torch.dtype | None = None,
-    objective: objectives.Objective | None = None,
-) -> Evaluation:
-    """Loss and top-1 accuracy of a model over a split.
-
-    Args:
-        model: Images ``[B, C, H, W]`` to logits; it is evaluated where its parameters are.
-        split: What to evaluate on.
-        batch_size: Images at a time; it does not change the result.
-        dtype: Reduced precision to compute in; float32 by default.
-        objective: What to ask of the model, which then says what is right; classification by default.
-
-    Returns:
-        Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
-
-    Example:
-        >>> from vitlite import ViT, ViTConfig, data
-        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
-        >>> round(evaluate(model, data.load("scenes", train_images=10, held_out=10).test).loss, 4)  # ln 10
-        2.3026
-    """
-    where, training = next(model.parameters()).device, model.training
-    model.eval()
-    loss = right = 0.0
-    for start in range(0, len(split), batch_size):
-        labels = split.labels[start : start + batch_size].to(where)
-        images = normalise(split.images[start : start + batch_size].to(where), split.mean, split.std)
-        with torch.autocast(where.type, dtype, enabled=dtype is not None):
-            batch_loss, batch_right = (objective or objectives.classify())(model, images, labels)
-        loss += batch_loss.item() * len(labels)
-        right += batch_right.item()
-    model.train(training)
-    return Evaluation(loss / len(split), right / len(split))
+__all__ = ["Trainer"]
 
 
 class Learner(nn.Module):

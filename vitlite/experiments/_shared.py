@@ -1,0 +1,152 @@
+"""What experiments share that compare networks: families of equal size, a tuned rate, a trained run, an interval."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitlite import ViT, ViTConfig, cost, data, resnet
+from vitlite.files import written_whole
+from vitlite.hybrid import ResNetStem
+from vitlite.train import Trainer, evaluate
+from vitlite.train.recipes import Recipe
+
+__all__ = ["FAMILIES", "build", "hybrid", "interval", "mlp", "trained", "tuned", "vit"]
+
+# Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+# ---- families of networks, each as large as the ViT
+
+
+def vit(config: dict) -> ViT:
+    """The ViT that the others are matched to, by the fields of ``ViTConfig`` under ``config["vit"]``."""
+    return ViT(ViTConfig(**config["vit"]))
+
+
+def hybrid(config: dict) -> ViT:
+    """A small ResNet's feature map as the sequence, and fewer blocks: ``depth``, ``stem_width``, ``stem_blocks``."""
+    shape = config["hybrid"]
+    whole = ViTConfig(**config["vit"] | {"depth": shape["depth"]})
+    return ViT(whole, ResNetStem(whole.embed_dim, width=shape["stem_width"], blocks=shape["stem_blocks"]))
+
+
+def mlp(parameters: int, image_size: int, num_classes: int) -> nn.Sequential:
+    """A fully connected network of RGB images: two hidden layers of equal width, GELU between.
+
+    Args:
+        parameters: How many at most; the width is the largest that keeps to it.
+        image_size: Side of the images, in pixels.
+        num_classes: Number of logits.
+
+    Example:
+        >>> sum(p.numel() for p in mlp(460_906, image_size=32, num_classes=10).parameters())
+        458102
+    """
+
+    def sized(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.GELU(), nn.Linear(width, width),
+                             nn.GELU(), nn.Linear(width, num_classes))  # fmt: skip
+
+    width = 1
+    with torch.device("meta"):  # shapes alone
+        while cost.parameters(sized(width + 1)) <= parameters:
+            width += 1
+    return sized(width)
+
+
+def _matching_mlp(config: dict) -> nn.Sequential:
+    shape = config["vit"]
+    return mlp(cost.parameters(vit(config)), shape["image_size"], shape["num_classes"])
+
+
+FAMILIES: dict[str, Callable[[dict], nn.Module]] = {
+    "vit": vit,
+    "hybrid": hybrid,
+    "resnet": lambda config: resnet.match(vit(config)),
+    "mlp": _matching_mlp,
+}
+
+
+def build(family: str, config: dict, seed: int) -> nn.Module:
+    """A new model of the family, with the seed's weights."""
+    torch.manual_seed(seed)
+    return FAMILIES[family](config)
+
+
+# ---- training and its measure
+
+
+def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:
+    """What a short trial gives at each learning rate, by rate; noted in a file, so that it is tried once.
+
+    Args:
+        rates: The rates to try.
+        trial: Validation accuracy after a short training at a rate.
+        path: Where the answer is noted.
+    """
+    if path.exists():
+        return json.loads(path.read_text())
+    found = {str(rate): trial(rate) for rate in rates}
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(found))
+    return found
+
+
+def best(found: dict[str, float]) -> float:
+    """The rate that did best in the trials."""
+    return float(max(found, key=found.get))
+
+
+def trained(model: nn.Module, sets: data.Splits, recipe: Recipe, *, seed: int, device: str, checkpoint: Path) -> dict:
+    """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
+
+    Args:
+        model: What to train; it keeps the trained weights.
+        sets: Data to train, validate and test on.
+        recipe: How to train.
+        seed: Of the order of the images and of their augmentation.
+        device: Where to compute.
+        checkpoint: Where the run waits when it is interrupted; removed at its end.
+    """
+    trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint)
+    history = trainer.fit(sets)
+    checkpoint.unlink(missing_ok=True)
+    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * recipe.batch_size
+    return {
+        "parameters": cost.parameters(model),
+        "train_images": len(sets.train),
+        "steps": recipe.steps,
+        "images_seen": images_seen,
+        "seconds": history["seconds"],
+        "train_flops": images_seen * cost.train_flops(model, image_size),
+        "train_accuracy": history["train_accuracy"][-1],
+        "val_accuracy": history["val_accuracy"][-1],
+        "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
+        "curve": {name: history[name] for name in ("val_step", "val_accuracy")},
+    }
+
+
+def interval(values: Iterable[float]) -> dict:
+    """The mean of some values, one a seed, and where it lies 95 times of 100, by Student's t.
+
+    Returns:
+        ``mean``; ``low`` and ``high``, None for a single value; ``seeds``, the number of values.
+
+    Example:
+        >>> round(interval([0.70, 0.71, 0.72])["low"], 4)
+        0.6852
+    """
+    values = list(values)
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return {"mean": mean, "low": None, "high": None, "seeds": 1}
+    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}

@@ -1,0 +1,104 @@
+"""What a model makes of a split: its loss and accuracy, or the class it gives each image."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vitlite.data.augment import normalise
+from vitlite.data.datasets import Split
+from vitlite.train import objectives
+
+__all__ = ["Evaluation", "evaluate", "predictions"]
+
+
+class Evaluation(NamedTuple):
+    """Mean cross-entropy and top-1 accuracy (a fraction) over a split.
+
+    Example:
+        >>> Evaluation(loss=0.5, accuracy=0.83).accuracy
+        0.83
+    """
+
+    loss: float
+    accuracy: float
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    batch_size: int = 500,
+    dtype: torch.dtype | None = None,
+    objective: objectives.Objective | None = None,
+) -> Evaluation:
+    """Loss and top-1 accuracy of a model over a split.
+
+    Args:
+        model: Images ``[B, C, H, W]`` to logits; it is evaluated where its parameters are.
+        split: What to evaluate on.
+        batch_size: Images at a time; it does not change the result.
+        dtype: Reduced precision to compute in; float32 by default.
+        objective: What to ask of the model, which then says what is right; classification by default.
+
+    Returns:
+        Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
+
+    Example:
+        >>> from vitlite import ViT, ViTConfig, data
+        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
+        >>> round(evaluate(model, data.load("scenes", train_images=10, held_out=10).test).loss, 4)  # ln 10
+        2.3026
+    """
+    objective = objective or objectives.classify()
+    loss = right = 0.0
+    with _at_rest(model) as where:
+        for images, labels in _batches(split, batch_size, where):
+            with torch.autocast(where.type, dtype, enabled=dtype is not None):
+                batch_loss, batch_right = objective(model, images, labels)
+            loss += batch_loss.item() * len(labels)
+            right += batch_right.item()
+    return Evaluation(loss / len(split), right / len(split))
+
+
+@torch.inference_mode()
+def predictions(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor:
+    """The class that a model gives each image of a split.
+
+    Args:
+        model: Images ``[B, C, H, W]`` to logits; it predicts where its parameters are.
+        split: The images; their labels do not matter.
+        batch_size: Images at a time; it does not change the result.
+
+    Returns:
+        int64 ``[N]``, on the CPU.
+
+    Example:
+        >>> from vitlite import ViT, ViTConfig, data
+        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
+        >>> predictions(model, data.load("scenes", train_images=10, held_out=10).test).shape
+        torch.Size([10])
+    """
+    with _at_rest(model) as where:
+        return torch.cat([model(images).argmax(dim=1).cpu() for images, _ in _batches(split, batch_size, where)])
+
+
+@contextlib.contextmanager
+def _at_rest(model: nn.Module) -> Iterator[torch.device]:
+    """The model in evaluation mode, what it draws at random always the same (masks, for one); gives its device."""
+    where, training = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield where
+    model.train(training)
+
+
+def _batches(split: Split, batch_size: int, where: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images and their labels, on the device."""
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+        yield normalise(images.to(where), split.mean, split.std), labels.to(where)
