@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpo
     with pytest.raises(FloatingPointError, match="not finite at step 8.*Lower learning_rate"):
         Trainer(model(), RECIPE, device="cpu", objective=broken, checkpoint=path, checkpoint_every=5).fit(splits())
     assert len(steps) == 8
-    good = Trainer(model(), RECIPE, device="cpu", checkpoint=path)
+    good = Trainer(model(), RECIPE, device="cpu", objective=broken, checkpoint=path)  # whole from the ninth call on
     good.fit(splits())
     assert all(p.isfinite().all() for p in good.model.parameters())
     assert good.history["step"][5] == 6, "resumed from step 5"
@@ -91,6 +91,17 @@ def test_no_space_left_is_said_and_the_checkpoint_stays(tmp_path, monkeypatch):
         Trainer(model(), recipe, device="cpu", checkpoint=tmp_path / "other.safetensors").fit(splits())
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_a_checkpoint_of_another_objective_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    trained(checkpoint=path)
+
+    def guess(model, images, targets):
+        return model(images).square().mean(), torch.zeros(())
+
+    with pytest.raises(ValueError, match="objective: 'classify' there, 'test_a_checkpoint_of_another_.*' here"):
+        Trainer(model(), RECIPE, device="cpu", checkpoint=path, objective=guess).fit(splits())
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):

@@ -327,7 +327,10 @@ class Trainer:
         """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
         shapes = {name: list(tensor.shape) for name, tensor in self.learner.state_dict().items()}
         recipe = dataclasses.asdict(self.recipe)
-        self.run = {"seed": self.seed, "recipe": recipe, "train_images": train_images, "shapes": shapes}
+        objective = self.learner.objective
+        asked = getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
+        self.run = {"seed": self.seed, "recipe": recipe, "objective": asked, "train_images": train_images,
+                    "shapes": shapes}  # fmt: skip
         found = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
         if found:
             parts, told = found
