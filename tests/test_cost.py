@@ -6,7 +6,7 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlite import ViT, ViTConfig
-from vitlite.cost import flops, parameters, train_flops
+from vitlite.cost import flops, parameters, saved_bytes, train_flops
 from vitlite.resnet import ResNet, ResNetConfig
 
 SMALL = ResNetConfig(num_classes=5, width=8, blocks=1)
@@ -47,6 +47,25 @@ def test_training_flops_are_those_of_a_real_pass():
     assert 2.9 < share < 3, "forward, and twice that backward, without the gradient of the images"
 
 
+def test_what_training_keeps_grows_faster_than_the_number_of_patches():
+    model = ViT(VIT)
+    small, large = saved_bytes(model, 32), saved_bytes(model.at_resolution(64), 64)
+    assert large > 4 * small, "four times the patches, sixteen times the attention maps"
+
+
+def test_what_training_keeps_is_what_a_real_step_keeps():
+    model, kept = ViT(VIT), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.zeros(2, 3, 32, 32), return_attention=True)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert saved_bytes(model, 32) == sum(s.nbytes() for at, s in kept.items() if at not in own) // 2
+
+
 def test_counting_leaves_the_model_as_it_is():
     model = ResNet(SMALL).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -56,7 +75,7 @@ def test_counting_leaves_the_model_as_it_is():
     assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
 
 
-@pytest.mark.parametrize("count", [flops, train_flops])
+@pytest.mark.parametrize("count", [flops, saved_bytes, train_flops])
 def test_what_is_no_model_or_no_size_is_refused(count):
     with pytest.raises(TypeError, match="model is 3; expected a Module"):
         count(3, 16)

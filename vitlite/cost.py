@@ -1,4 +1,4 @@
-"""What a model costs: its parameters, and its FLOPs by torch's own counter."""
+"""What a model costs: parameters, FLOPs by torch's own counter, and the memory that training keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitlite import checks
 from vitlite.config import Size, pair
 from vitlite.model import ViT
 
-__all__ = ["flops", "parameters", "train_flops"]
+__all__ = ["flops", "parameters", "saved_bytes", "train_flops"]
 
 
 def parameters(model: nn.Module) -> int:
@@ -73,13 +73,53 @@ def train_flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int
     return _count(model, image_size, in_channels, backward=True)
 
 
+def saved_bytes(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
+    """Bytes that a training step keeps for its backward pass for one image, parameters apart: in float32.
+
+    This, not the weights, is what fills a device's memory when images get larger. A ViT is taken with explicit
+    attention; fused attention keeps less. Nothing is computed.
+
+    Args:
+        model: A model of images ``[B, C, H, W]``.
+        image_size: Size of the images in pixels.
+        in_channels: Their channels.
+
+    Raises:
+        TypeError: If the model is no module, or the size no size.
+        ValueError: If a model of ours cannot read such images.
+
+    Example:
+        >>> saved_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.GELU()), image_size=2)  # 12 + 5 floats
+        68
+    """
+    checks.kind(nn.Module, model=model)
+    twin = copy.deepcopy(model).to("meta", torch.float32).train()
+    images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
+    own = {p.untyped_storage()._cdata for p in [*twin.parameters(), *twin.buffers()]}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no later tensor gets the same number
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _logits(twin, images)
+    return sum(storage.nbytes() for storage in kept.values()) // 2
+
+
 def _count(model: nn.Module, image_size: Size, in_channels: int, backward: bool) -> int:
     checks.kind(nn.Module, model=model)
     twin = copy.deepcopy(model).to("meta", torch.float32).train()
     # Two images, because batch norm in training mode refuses a single value a channel.
     images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
     with FlopCounterMode(display=False) as counter:
-        logits = twin(images, return_attention=True)[0] if isinstance(model, ViT) else twin(images)
+        logits = _logits(twin, images)
         if backward:
             logits.sum().backward()
     return counter.get_total_flops() // 2
+
+
+def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return model(images, return_attention=True)[0] if isinstance(model, ViT) else model(images)

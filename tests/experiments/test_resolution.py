@@ -1,0 +1,57 @@
+"""A model at a higher resolution: what becomes of its position table, and what the experiment tells of it."""
+
+import pytest
+import torch
+
+from vitlite import ViT, ViTConfig, position
+from vitlite.experiments import resolution
+from vitlite.position import CONVENTIONS
+
+TINY = resolution.SCALES["quick"] | {"vit": resolution.VIT | {"embed_dim": 24, "depth": 1, "mlp_dim": 24}}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(image_size=16, **TINY["vit"]))
+    with torch.no_grad():
+        model.position.normal_()
+    return model
+
+
+@pytest.mark.parametrize("table", CONVENTIONS)
+def test_a_convention_is_the_librarys(model, table):
+    larger = resolution.enlarged(model, 24, table, seed=0)
+    expected = position.interpolate(model.position, (4, 4), (6, 6), 0, table)
+    torch.testing.assert_close(larger.position, expected)
+
+
+def test_nearest_neighbours_repeat_the_old_positions(model):
+    old = model.position.detach().unflatten(1, (4, 4))
+    new = resolution.enlarged(model, 32, "nearest", seed=0).position.detach().unflatten(1, (8, 8))
+    assert torch.equal(new, old.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2))
+
+
+def test_a_new_table_is_as_before_training_and_all_else_stays(model):
+    larger = resolution.enlarged(model, 24, "new", seed=0)
+    assert larger.position.std().item() == pytest.approx(0.02, rel=0.1)
+    assert torch.equal(larger.position, resolution.enlarged(model, 24, "new", seed=0).position)
+    assert all(torch.equal(a, b) for name, a in model.state_dict().items()
+               if "position" not in name for b in [larger.state_dict()[name]])  # fmt: skip
+
+
+def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
+    points = resolution.points(TINY)
+    assert points[0] == {"data": "scenes", "image_size": 16, "table": "same", "seed": 0}
+    assert len(points) == 1 + len(resolution.TABLES)
+    told = {point["table"]: resolution.run(point, TINY, tmp_path) for point in points[:2] + points[-1:]}
+    assert {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
+            "test_accuracy"} <= told["jax"].keys()  # fmt: skip
+    assert (told["same"]["tokens"], told["jax"]["tokens"]) == (16, 36)
+    assert told["jax"]["saved_bytes"] > 2 * told["same"]["saved_bytes"]
+    again = resolution.run(points[1], TINY, tmp_path / "again")
+    assert {**again, "seconds": 0} == {**told["jax"], "seconds": 0}
+    runs = [point | told[point["table"]] for point in points if point["table"] in told]
+    summary = resolution.summarise(runs)["scenes"]
+    assert summary["24"]["jax"]["at_once"]["mean"] == told["jax"]["at_once_accuracy"]
+    assert summary["16"]["same"]["finetuned"]["seeds"] == 1

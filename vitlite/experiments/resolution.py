@@ -1,0 +1,152 @@
+"""Trained at one resolution, used at a higher one: what becomes of the position embeddings, and what it buys.
+
+Question:    A ViT trained on images of 32 px meets the same kind of images at 48 and 64 px. How much accuracy is left
+             at once, and after fine-tuning, when its position table is interpolated by each convention, by nearest
+             neighbours, or drawn anew?
+Expectation: At once, smooth interpolation keeps most of the accuracy, the conventions differing by less than their
+             names; nearest neighbours keep less, a new table least. Fine-tuning closes much of the gap between them.
+             On scenes, which have more detail at a higher resolution, the larger images end above 32 px with as much
+             fine-tuning; on CIFAR-10 upsampled, where there is nothing more to see, by less. Each costs at least twice
+             the FLOPs of 32 px at 48, and four times at 64.
+Command:     python -m vitlite experiment resolution
+Cost:        cpu: 102 runs, most of them an evaluation of seconds, together about 45 minutes on one core with bfloat16
+             instructions. full: minutes on one GPU, untried so far. It resumes when interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitlite import ViT, ViTConfig, cost, data, weights
+from vitlite.experiments._shared import interval, trained
+from vitlite.position import CONVENTIONS
+from vitlite.train import Recipe, evaluate
+
+__all__ = ["DATASET", "SCALES", "enlarged", "points", "run", "summarise"]
+
+DATASET = "scenes (rendered at each size) and cifar10 (upsampled); 2,000 or 10,000 test images"
+# What becomes of the position table: resampled by a convention, by nearest neighbours, or drawn anew.
+TABLES = [*CONVENTIONS, "nearest", "new"]
+VIT = {"patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192, "pool": "mean"}
+PRETRAIN = {"batch_size": 128, "learning_rate": 2e-3, "flip": True, "crop_padding": 4, "label_smoothing": 0.1}
+# As in the paper's appendix B: SGD with momentum 0.9, cosine, no weight decay, clipping at 1, a zero-initialised head.
+FINETUNE = {"batch_size": 64, "optimizer": "sgd", "learning_rate": 3e-2, "weight_decay": 0.0, "flip": True}
+GRID = {
+    "vit": VIT,
+    "pretrain": PRETRAIN,
+    "finetune": FINETUNE,
+    "tables": TABLES,
+    "finetuned": ["jax", "nearest", "new"],
+}
+SCALES = {
+    "quick": GRID | {"data": ["scenes"], "train_images": 200, "sizes": [16, 24], "pretrain_steps": 4,
+                     "finetune_steps": 2, "seeds": [0], "device": "cpu"},
+    "cpu": GRID | {"data": ["scenes", "cifar10"], "train_images": 20_000, "sizes": [32, 48, 64],
+                   "pretrain_steps": 1_000, "finetune_steps": 200, "seeds": [0, 1, 2], "device": "cpu"},
+    "full": GRID | {"vit": VIT | {"embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384},
+                    "data": ["scenes", "cifar10"], "train_images": 45_000, "sizes": [32, 48, 64],
+                    "pretrain_steps": 15_000, "finetune_steps": 2_000, "seeds": [0, 1, 2], "device": "cuda"},
+}  # fmt: skip
+
+
+def points(config: dict) -> list[dict]:
+    """For each seed and data set the size of training, as it is; then the larger sizes with each kind of table."""
+    first, *larger = config["sizes"]
+    places = [(first, "same"), *((size, table) for size in larger for table in config["tables"])]
+    return [{"data": name, "image_size": size, "table": table, "seed": seed}
+            for seed in config["seeds"] for name in config["data"] for size, table in places]  # fmt: skip
+
+
+def run(point: dict, config: dict, work: Path) -> dict:
+    """Enlarge the trained model, evaluate it at once, and once more after fine-tuning if that is asked for.
+
+    Returns:
+        The usual keys, of fine-tuning where there is any, and else of training; ``at_once_accuracy``, of the test
+        images before fine-tuning; and what an image costs: ``tokens``, ``flops`` (forward) and ``saved_bytes`` (what
+        the backward pass needs kept).
+    """
+    name, size, table, seed = (point[key] for key in ("data", "image_size", "table", "seed"))
+    model, told = _pretrained(name, seed, config, work)
+    sets = _data(name, config["train_images"], size)
+    model = enlarged(model, size, table, seed)
+    began = time.perf_counter()
+    costs = {"tokens": model.config.num_patches, "flops": cost.flops(model, size),
+             "saved_bytes": cost.saved_bytes(model, size)}  # fmt: skip
+    at_once = evaluate(model, sets.test).accuracy
+    told |= {"test_accuracy": at_once, "seconds": time.perf_counter() - began, "at_once_accuracy": at_once} | costs
+    if table == "same" or table in config["finetuned"]:
+        path = work / f"finetune-{name}-{size}-{table}-seed{seed}.safetensors"
+        recipe = _recipe("finetune", config["finetune_steps"], config)
+        told |= trained(model.reset_head(model.config.num_classes), sets, recipe, seed=seed, device=config["device"],
+                        checkpoint=path)  # fmt: skip
+    return told
+
+
+def enlarged(model: ViT, image_size: int, table: str, seed: int) -> ViT:
+    """The model for another image size, its learned position table resampled, or drawn anew.
+
+    Args:
+        model: A ViT with learned positions and without prefix tokens.
+        image_size: The new size, in pixels.
+        table: A convention of ``vitlite.position``, ``"nearest"``, ``"new"``, or ``"same"`` where the size stays.
+        seed: Of a new table.
+    """
+    larger = model.at_resolution(image_size, table if table in CONVENTIONS else "jax")
+    if table == "nearest":
+        picture = model.position.detach().unflatten(1, model.config.grid).permute(0, 3, 1, 2)
+        picture = F.interpolate(picture, size=larger.config.grid, mode="nearest")  # [1, D, rows, columns]
+        larger.position = nn.Parameter(picture.flatten(2).transpose(1, 2).contiguous())
+    elif table == "new":
+        torch.manual_seed(seed)
+        nn.init.normal_(larger.position, std=0.02)  # as before training
+    return larger
+
+
+def summarise(runs: list[dict]) -> dict:
+    """By data set, size and table: accuracy at once and after fine-tuning, with intervals over the seeds."""
+    told: dict = {}
+    for name, size, table in dict.fromkeys((run["data"], run["image_size"], run["table"]) for run in runs):
+        mine = [run for run in runs if (run["data"], run["image_size"], run["table"]) == (name, size, table)]
+        here = {"at_once": interval(run["at_once_accuracy"] for run in mine), "flops": mine[0]["flops"],
+                "tokens": mine[0]["tokens"], "saved_bytes": mine[0]["saved_bytes"]}  # fmt: skip
+        if table == "same" or mine[0]["test_accuracy"] != mine[0]["at_once_accuracy"]:
+            here["finetuned"] = interval(run["test_accuracy"] for run in mine)
+        told.setdefault(name, {}).setdefault(str(size), {})[table] = here
+    return told
+
+
+def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, dict]:
+    """The model trained at the first size, and what its training told; made once for all runs of a seed."""
+    size, path = config["sizes"][0], work / f"pretrained-{name}-seed{seed}.safetensors"
+    sets, recipe = _data(name, config["train_images"], size), _recipe("pretrain", config["pretrain_steps"], config)
+    if not path.exists():
+        torch.manual_seed(seed)
+        model = ViT(ViTConfig(image_size=size, **config["vit"]))
+        trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=path.with_suffix(".run"))
+        weights.save(model, path, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
+    model = weights.load(path, device=config["device"])
+    images_seen = recipe.steps * recipe.batch_size
+    return model, {
+        "parameters": cost.parameters(model),
+        "train_images": len(sets.train),
+        "steps": recipe.steps,
+        "images_seen": images_seen,
+        "train_flops": images_seen * cost.train_flops(model, size),
+        "val_accuracy": evaluate(model, sets.validation).accuracy,
+    }
+
+
+def _recipe(name: str, steps: int, config: dict) -> Recipe:
+    tenth = max(1, steps // 10)
+    return Recipe(name, steps, warmup_steps=tenth if steps > 10 else 0, validate_every=steps, **config[name])
+
+
+@cache
+def _data(name: str, train_images: int, size: int) -> data.Splits:
+    return data.load(name, train_images=train_images, image_size=size)
