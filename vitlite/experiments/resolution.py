@@ -92,19 +92,20 @@ def enlarged(model: ViT, image_size: int, table: str, seed: int) -> ViT:
     """The model for another image size, its learned position table resampled, or drawn anew.
 
     Args:
-        model: A ViT with learned positions and without prefix tokens.
+        model: A ViT with learned positions; those of its prefix tokens stay.
         image_size: The new size, in pixels.
         table: A convention of ``vitlite.position``, ``"nearest"``, ``"new"``, or ``"same"`` where the size stays.
         seed: Of a new table.
     """
     larger = model.at_resolution(image_size, table if table in CONVENTIONS else "jax")
+    prefix = model.config.table_prefix
     if table == "nearest":
-        picture = model.position.detach().unflatten(1, model.config.grid).permute(0, 3, 1, 2)
+        picture = model.position.detach()[:, prefix:].unflatten(1, model.config.grid).permute(0, 3, 1, 2)
         picture = F.interpolate(picture, size=larger.config.grid, mode="nearest")  # [1, D, rows, columns]
-        larger.position = nn.Parameter(picture.flatten(2).transpose(1, 2).contiguous())
+        larger.position.data[:, prefix:] = picture.flatten(2).transpose(1, 2)
     elif table == "new":
         torch.manual_seed(seed)
-        nn.init.normal_(larger.position, std=0.02)  # as before training
+        nn.init.normal_(larger.position[:, prefix:].data, std=0.02)  # as before training
     return larger
 
 
