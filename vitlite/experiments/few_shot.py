@@ -36,7 +36,7 @@ __all__ = ["DATASET", "SCALES", "draw", "features", "nearest", "points", "run", 
 
 DATASET = (
     "pre-training: scenes, seed 0; the few images: cifar10's 45,000 training images, shrunk to 24 pixels (cpu), and "
-    "scenes of seed 1; choices on 2,000 validation images, accuracy on 2,000 test images (full: all of cifar10's)"
+    "scenes of seed 1; choices on 1,000 validation images, accuracy on 1,000 test images (full: all there are)"
 )
 AXES = ("target", "source", "family", "method", "images")  # the grid; "images" a class
 COMPARED = [("family", "vit", "resnet"), ("source", "scenes", "random"), ("method", "linear", "knn"),
@@ -72,7 +72,7 @@ SCALES = {
         "source": {"train_images": 20_000, "image_size": 24},
         "targets": {"cifar10": {"name_or_path": "cifar10", "image_size": 24},
                     "scenes": {"name_or_path": "scenes", "seed": 1, "train_images": 5_000, "image_size": 24}},
-        "held_out": 2_000, "pretraining_steps": 600, "steps": 80, "batch_size": 64, "seeds": [0, 1, 2],
+        "held_out": 1_000, "pretraining_steps": 500, "steps": 60, "batch_size": 64, "seeds": [0, 1, 2],
     },
     "full": GRID | {
         "vit": VIT | {"image_size": 32, "embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384},
