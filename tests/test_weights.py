@@ -61,6 +61,20 @@ def test_bfloat16_halves_the_file(tmp_path):
         assert torch.equal(mine.bfloat16().float(), theirs)
 
 
+def test_what_is_saved_beside_a_model_is_none_of_its_own(tmp_path):
+    model = perturbed(ViT(SMALL))
+    path = weights.save(model, tmp_path / "m.safetensors", extra={"head.weight": torch.full((2, 3), 0.1)},
+                        dtype=torch.bfloat16)  # fmt: skip
+    alone = weights.save(model, tmp_path / "alone.safetensors", dtype=torch.bfloat16)
+    assert weights.extra(path)["head.weight"].tolist() == torch.full((2, 3), 0.1).bfloat16().tolist()
+    assert weights.extra(alone) == {}
+    for name, tensor in weights.load(alone).state_dict().items():
+        assert torch.equal(weights.load(path).state_dict()[name], tensor)
+    assert weights.info(path)["parameters"] == weights.info(alone)["parameters"]
+    with pytest.raises(FileNotFoundError):
+        weights.extra(tmp_path / "none.safetensors")
+
+
 def test_a_resampled_table_comes_back(tmp_path):
     for kind in ("learned-1d", "learned-2d", "relative", "sincos-2d"):
         model = perturbed(ViT(dataclasses.replace(SMALL, position=kind))).at_resolution((24, 16))

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,10 +15,12 @@ from torch import nn
 from vitlite import ViT, ViTConfig, cost, data, resnet
 from vitlite.files import written_whole
 from vitlite.hybrid import ResNetStem
+from vitlite.resnet import ResNet
 from vitlite.train import Trainer, evaluate
+from vitlite.train import checkpoint as checkpoints
 from vitlite.train.recipes import Recipe
 
-__all__ = ["FAMILIES", "build", "hybrid", "interval", "mlp", "trained", "tuned", "vit"]
+__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "mlp", "once", "trained", "tuned", "vit"]
 
 # Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -150,3 +153,38 @@ def interval(values: Iterable[float]) -> dict:
         return {"mean": mean, "low": None, "high": None, "seeds": 1}
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+# ---- a trained model and what comes after
+
+
+def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
+    """Train a model unless that is done: what comes after it may be interrupted without losing it.
+
+    Args:
+        model: It gets the trained weights, now or from the file.
+        path: Where they wait, with what was measured.
+        train: Trains the model and tells what it measured, as JSON can hold it.
+
+    Returns:
+        What was measured.
+    """
+    found = checkpoints.load(path, {})
+    if found is None:
+        measured = train()
+        checkpoints.save(path, {"measured": measured}, model=model.state_dict())
+        return measured
+    parts, told = found
+    model.load_state_dict(parts["model"])
+    return told["measured"]
+
+
+def fresh_head(model: ViT | ResNet, num_classes: int) -> ViT | ResNet:
+    """Give a model a linear head for these classes that starts at zero, in place (Dosovitskiy et al., Sec. 3.2)."""
+    if isinstance(model, ViT):
+        return model.reset_head(num_classes)
+    model.config = replace(model.config, num_classes=num_classes)
+    model.head = nn.Linear(model.head.in_features, num_classes).to(model.head.weight)
+    for values in model.head.parameters():
+        nn.init.zeros_(values)
+    return model

@@ -1,7 +1,7 @@
 """Weights in and out: our own safetensors files, and the models of torchvision, timm, transformers and the paper.
 
 A file of ours carries all that is needed to use the model: its configuration, the classes, the mean and standard
-deviation its images were normalised with, and the record it came from.
+deviation its images were normalised with, and the record it came from. Tensors beside the model find room in it too.
 
 The four ``from_...`` functions work alike. Each takes a live model, a state dict or a file, gives a new model in
 evaluation mode whose logits are the same, and loads everything or nothing. A live model tells all there is to know;
@@ -13,13 +13,13 @@ and a warning says so.
 """
 
 from vitlite.weights.npz import from_npz
-from vitlite.weights.own import info, load, save
+from vitlite.weights.own import extra, info, load, save
 from vitlite.weights.shared import fill
 from vitlite.weights.timm import from_timm, to_timm
 from vitlite.weights.torchvision import from_pretrained, from_torchvision, to_torchvision
 from vitlite.weights.transformers import from_transformers
 
 __all__ = [
-    "fill", "from_npz", "from_pretrained", "from_timm", "from_torchvision", "from_transformers", "info", "load", "save",
-    "to_timm", "to_torchvision",
+    "extra", "fill", "from_npz", "from_pretrained", "from_timm", "from_torchvision", "from_transformers", "info",
+    "load", "save", "to_timm", "to_torchvision",
 ]  # fmt: skip

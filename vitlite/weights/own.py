@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -21,6 +21,7 @@ from vitlite.weights.shared import fill
 
 # The models that a file can hold, by the name that stands in it.
 MODELS = {"ViT": (ViT, ViTConfig), "ResNet": (ResNet, ResNetConfig)}
+EXTRA = "extra."  # in front of the names of tensors that are not the model's
 
 
 def save(
@@ -32,6 +33,7 @@ def save(
     std: Sequence[float] | None = None,
     record: str | None = None,
     dtype: torch.dtype | None = None,
+    extra: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write a model as one safetensors file; it appears whole or not at all.
 
@@ -44,6 +46,7 @@ def save(
         std: Standard deviation of each channel, on the same scale.
         record: Name of the record that says how the weights came about.
         dtype: Store in this precision, for example ``torch.bfloat16``; by default as it is.
+        extra: Tensors that are not the model's own, such as the head of its pre-training; ``extra`` reads them.
 
     Returns:
         The path.
@@ -79,7 +82,8 @@ def save(
             "mean": _numbers(mean), "std": _numbers(std), "record": record,
             "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
             "parameters": sum(parameter.numel() for parameter in model.parameters())}  # fmt: skip
-    state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict() | {EXTRA + name: tensor.detach() for name, tensor in (extra or {}).items()}
+    state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
     with written_whole(path) as beside:
         safetensors.torch.save_file(state, beside, metadata={"vitlite": json.dumps(told)})
     return Path(path)
@@ -128,11 +132,34 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
     """
     with _opened(path) as file:
         told = _told(file, path)
-        state = {name: _cast(file.get_tensor(name), torch.float32) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        own = [name for name in file.keys() if not name.startswith(EXTRA)]  # noqa: SIM118 (not a dict)
+        state = {name: _cast(file.get_tensor(name), torch.float32) for name in own}
     stem = {"patch_embed": hybrid.build(told["patch_embed"])} if told["patch_embed"] else {}
     model = MODELS[told["model"]][0](told["config"], **stem)
     fill(model, state, str(path))
     return model.to(device).eval()
+
+
+def extra(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors that were saved beside a model, in float32; none if there were none.
+
+    Args:
+        path: A file that ``save`` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or no model of vitlite's.
+
+    Example:
+        >>> import tempfile
+        >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
+        >>> extra(save(model, Path(tempfile.mkdtemp()) / "model.safetensors", extra={"mask_token": torch.zeros(2)}))
+        {'mask_token': tensor([0., 0.])}
+    """
+    with _opened(path) as file:
+        _told(file, path)
+        names = [name for name in file.keys() if name.startswith(EXTRA)]  # noqa: SIM118 (not a dict)
+        return {name.removeprefix(EXTRA): _cast(file.get_tensor(name), torch.float32) for name in names}
 
 
 def _numbers(values: Sequence[float] | None) -> list[float] | None:
