@@ -9,6 +9,9 @@ from vitlite.experiments import bias
 TINY = bias.SCALES["quick"] | {"train_images": 40, "steps": 2, "search_steps": 2, "learning_rates": [1e-3],
                                "shifts": [0, 4], "tiles": [16, 4], "covered": [0.0, 0.5]}  # fmt: skip
 
+STANDARD = {"seed", "parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
+            "test_accuracy"}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def sets():
@@ -104,6 +107,7 @@ def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monke
     runs = []
     for point in bias.points(TINY | {"orders": ["image"]}):
         runs.append(point | bias.run(point, TINY, tmp_path))
+        assert set(runs[-1]) >= STANDARD
         assert [step["pixels"] for step in runs[-1]["shift"]] == [0, 4]
         assert len(runs[-1]["shuffle"]) == 4
         assert runs[-1]["shift"][0] == {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from vitlite.experiments._shared import FAMILIES, best, mlp, trained, tuned
 from vitlite.train import Trainer, evaluate, predictions
 from vitlite.train.recipes import Recipe
 
-__all__ = ["DATASET", "FAMILIES", "SCALES", "cover", "mlp", "pan", "points", "run", "shuffle", "summarise"]
+__all__ = ["DATASET", "FAMILIES", "SCALES", "build", "cover", "disturbed", "mlp", "pan", "points", "recipe", "run",
+           "search", "shuffle", "summarise"]  # fmt: skip
 
 DATASET = "scenes at 32 px, seed 0: generated training images, 2,000 validation and 2,000 test images"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -94,17 +96,17 @@ def run(point: dict, config: dict, work: Path) -> dict:
     sets = _data(config["train_images"])
     found = search(family, sets, config, work)
     model = build(family, config, seed, order)
-    recipe = _recipe(config, config["steps"], best(found))
+    long = recipe(config, config["steps"], best(found))
     resume = work / f"{family}-{order}-seed{seed}.safetensors"
-    measured = trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=resume)
+    measured = trained(model, sets, long, seed=seed, device=config["device"], checkpoint=resume)
     saved = keep(model, point, config, sets, work)
     return measured | {
         "flops": cost.flops(model, IMAGE_SIZE),
         "val_accuracy": evaluate(saved, sets.validation).accuracy,
         "test_accuracy": evaluate(saved, sets.test).accuracy,
-        "learning_rate": recipe.learning_rate,
+        "learning_rate": long.learning_rate,
         "search": found,
-        **disturbed(saved, sets.test, config),
+        **disturbed(saved, sets.test, _panned(sets.test, config["shifts"]), config),
     }
 
 
@@ -169,13 +171,14 @@ def search(family: str, sets: data.Splits, config: dict, work: Path) -> dict[str
     """Validation accuracy after a short training at each learning rate, for one seed; kept for the next seeds."""
 
     def trial(rate: float) -> float:
-        recipe = _recipe(config, config["search_steps"], rate)
-        return Trainer(build(family, config, seed=0), recipe, device=config["device"]).fit(sets)["val_accuracy"][-1]
+        short = recipe(config, config["search_steps"], rate).replace(validate_every=config["search_steps"])
+        return Trainer(build(family, config, seed=0), short, device=config["device"]).fit(sets)["val_accuracy"][-1]
 
     return tuned(config["learning_rates"], trial, work / f"{family}-search.json")
 
 
-def _recipe(config: dict, steps: int, rate: float) -> Recipe:
+def recipe(config: dict, steps: int, rate: float) -> Recipe:
+    """The recipe that every family is trained by, so many steps long and at a rate."""
     tenth = max(1, steps // 10)
     return Recipe("bias", steps, learning_rate=rate, warmup_steps=tenth, validate_every=tenth, **config["recipe"])
 
@@ -252,26 +255,39 @@ def cover(images: Tensor, share: float, tile: int, colour: tuple[float, ...], ge
     return torch.where(hidden, blank, images)
 
 
-def disturbed(model: nn.Module, test: data.Split, config: dict) -> dict[str, list[dict]]:
-    """Accuracy of a model on shifted, shuffled and covered test images; every model gets the same ones."""
+def disturbed(
+    model: nn.Module, test: data.Split, shifted: Iterable[tuple[dict, Tensor]], config: dict
+) -> dict[str, list[dict]]:
+    """Accuracy of a model on shifted, shuffled and covered test images; every model gets the same ones.
+
+    Args:
+        model: What to test.
+        test: The test images as they are.
+        shifted: The same images shifted, with what there is to say of each shift: how to shift depends on the images.
+        config: Has ``tiles``, ``covered`` and the side of the patches that are covered.
+    """
     plain = predictions(model, test)
 
     def told(images: Tensor, **where) -> dict:
         given = predictions(model, dataclasses.replace(test, images=images))
         return where | {"accuracy": _share(given == test.labels), "consistency": _share(given == plain)}
 
-    shifted, tile = [], config["vit"]["patch_size"]
-    for shift in config["shifts"]:
-        images, masks = pan(len(test), shift)
-        seen = masks.sum(dim=(1, 2)) / test.masks.sum(dim=(1, 2))
-        shifted.append(told(images, pixels=shift, object_in_frame=seen.mean().item()))
+    tile = config["vit"]["patch_size"]
     return {
-        "shift": shifted,
+        "shift": [told(images, **where) for where, images in shifted],
         "shuffle": [told(shuffle(test.images, side, _random(), each), tile=side, each=each)
                     for side in config["tiles"] for each in (False, True)],
         "cover": [told(cover(test.images, share, tile, test.mean, _random()), share=share)
                   for share in config["covered"]],
     }  # fmt: skip
+
+
+def _panned(test: data.Split, shifts: list[int]) -> Iterable[tuple[dict, Tensor]]:
+    """The test scenes at each shift, with the share of the object that is left in the frame."""
+    for shift in shifts:
+        images, masks = pan(len(test), shift)
+        seen = masks.sum(dim=(1, 2)) / test.masks.sum(dim=(1, 2))
+        yield {"pixels": shift, "object_in_frame": seen.mean().item()}, images
 
 
 @cache
