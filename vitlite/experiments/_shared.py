@@ -18,9 +18,10 @@ from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet
 from vitlite.train import Trainer, evaluate
 from vitlite.train import checkpoint as checkpoints
+from vitlite.train.callbacks import Callback
 from vitlite.train.recipes import Recipe
 
-__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "mlp", "once", "trained", "tuned", "vit"]
+__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "mlp", "once", "paired", "trained", "tuned", "vit"]
 
 # Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -108,7 +109,16 @@ def best(found: dict[str, float]) -> float:
     return float(max(found, key=found.get))
 
 
-def trained(model: nn.Module, sets: data.Splits, recipe: Recipe, *, seed: int, device: str, checkpoint: Path) -> dict:
+def trained(
+    model: nn.Module,
+    sets: data.Splits,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str,
+    checkpoint: Path,
+    callbacks: Iterable[Callback] = (),
+) -> dict:
     """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
 
     Args:
@@ -118,8 +128,9 @@ def trained(model: nn.Module, sets: data.Splits, recipe: Recipe, *, seed: int, d
         seed: Of the order of the images and of their augmentation.
         device: Where to compute.
         checkpoint: Where the run waits when it is interrupted; removed at its end.
+        callbacks: What else to hang on the trainer, to measure it as it goes.
     """
-    trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint)
+    trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, callbacks=callbacks)
     history = trainer.fit(sets)
     checkpoint.unlink(missing_ok=True)
     image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * recipe.batch_size
@@ -153,6 +164,26 @@ def interval(values: Iterable[float]) -> dict:
         return {"mean": mean, "low": None, "high": None, "seeds": 1}
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+def paired(runs: Iterable[dict], others: Iterable[dict], key: str = "test_accuracy") -> dict | None:
+    """How far some runs lie above others, taken seed by seed: the ``interval`` of these differences.
+
+    Args:
+        runs: Runs, one a seed.
+        others: Those they are compared with, one a seed.
+        key: What is compared.
+
+    Returns:
+        As ``interval``; None if they have no seed in common.
+
+    Example:
+        >>> paired([{"seed": 0, "test_accuracy": 0.75}], [{"seed": 0, "test_accuracy": 0.5}])["mean"]
+        0.25
+    """
+    theirs = {run["seed"]: run[key] for run in others}
+    gains = [run[key] - theirs[run["seed"]] for run in runs if run["seed"] in theirs]
+    return interval(gains) if gains else None
 
 
 # ---- a trained model and what comes after
