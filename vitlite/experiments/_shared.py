@@ -17,7 +17,7 @@ from vitlite.hybrid import ResNetStem
 from vitlite.train import Trainer, evaluate
 from vitlite.train.recipes import Recipe
 
-__all__ = ["FAMILIES", "build", "hybrid", "interval", "mlp", "trained", "tuned", "vit"]
+__all__ = ["FAMILIES", "build", "hybrid", "interval", "mlp", "paired", "trained", "tuned", "vit"]
 
 # Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -150,3 +150,23 @@ def interval(values: Iterable[float]) -> dict:
         return {"mean": mean, "low": None, "high": None, "seeds": 1}
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+def paired(runs: Iterable[dict], others: Iterable[dict], key: str = "test_accuracy") -> dict | None:
+    """How far some runs lie above others, taken seed by seed: the ``interval`` of these differences.
+
+    Args:
+        runs: Runs, one a seed.
+        others: Those they are compared with, one a seed.
+        key: What is compared.
+
+    Returns:
+        As ``interval``; None if they have no seed in common.
+
+    Example:
+        >>> paired([{"seed": 0, "test_accuracy": 0.75}], [{"seed": 0, "test_accuracy": 0.5}])["mean"]
+        0.25
+    """
+    theirs = {run["seed"]: run[key] for run in others}
+    gains = [run[key] - theirs[run["seed"]] for run in runs if run["seed"] in theirs]
+    return interval(gains) if gains else None
