@@ -47,7 +47,7 @@ SCALES = {
         "stems": STEMS,
         "stages": {
             "plain": [[24, "cifar10-small", 17_500], [32, "cifar10-small-finetune", 13_000]],
-            "conv": [[24, "cifar10-small", 9_000], [32, "cifar10-small-finetune", 6_000]],
+            "conv": [[24, "cifar10-small", 12_000], [32, "cifar10-small-finetune", 8_000]],
         },
         "seeds": [0],
         "device": "cpu",
