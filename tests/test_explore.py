@@ -252,6 +252,18 @@ def test_what_does_not_fit_is_refused(call: Callable[[], explore.Explorer], mess
         call()
 
 
+@pytest.mark.parametrize("nothing", [None, 5])
+def test_what_are_no_maps_is_refused(nothing: object) -> None:
+    with pytest.raises(TypeError, match=f"attention is {nothing}; expected one map .* for each layer"):
+        explore.attention_explorer(nothing, images()[0], GRID)
+
+
+@pytest.mark.parametrize("grid", [None, 4, (4.0, 6.0)])
+def test_what_is_no_grid_is_refused(grid: object) -> None:
+    with pytest.raises(TypeError, match=r"grid is .*; expected two ints, \(rows, columns\)"):
+        explore.attention_explorer(attention(), images()[0], grid)
+
+
 # ---------------------------------------------------------------- in a browser, with the network cut
 
 READING = "willReadFrequently"  # Chromium's advice to a script that reads a canvas, which only the tests do

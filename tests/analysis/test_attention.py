@@ -121,6 +121,42 @@ def test_a_row_without_any_weight_on_patches_does_not_count():
     assert analysis.mean_attention_distance([maps], (1, 3), 4) == 4
 
 
+# ---- with the query forgotten
+
+
+def test_a_head_that_looks_at_one_place_whoever_asks_loses_nothing_without_the_query():
+    """In the middle of the image it lies below uniform attention all the same."""
+    row = torch.zeros(25)
+    row[12] = 1
+    maps = row.expand(1, 1, 25, 25)
+    found = analysis.mean_attention_distance([maps], (5, 5), 4)
+    assert found.item() < analysis.uniform_attention_distance((5, 5), 4)
+    assert torch.equal(analysis.mean_attention_distance(analysis.without_query([maps], (5, 5)), (5, 5), 4), found)
+
+
+def test_without_the_query_a_permutation_is_uniform():
+    maps = torch.eye(20)[torch.randperm(20, generator=torch.Generator().manual_seed(0))][None, None]
+    (blind,) = analysis.without_query([maps], (4, 5))
+    torch.testing.assert_close(blind, torch.full((1, 1, 20, 20), 1 / 20))
+
+
+@pytest.mark.parametrize("tokens", [12, 14])
+def test_without_the_query_every_row_is_the_mean_of_the_renormalised_rows(tokens):
+    maps = random_maps(tokens=tokens)
+    for layer, blind in zip(maps, analysis.without_query(maps, (3, 4)), strict=True):
+        assert blind.shape == (3, 4, 12, 12)
+        for image, head, query in np.ndindex(3, 4, 12):
+            rows = [row[tokens - 12 :] for row in layer[image, head].tolist()[tokens - 12 :]]
+            mean = [sum(row[key] / sum(row) for row in rows) / 12 for key in range(12)]
+            torch.testing.assert_close(blind[image, head, query], torch.tensor(mean, dtype=torch.float64))
+
+
+def test_without_the_query_a_row_without_any_weight_on_patches_does_not_count():
+    maps = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]])[None, None]  # a class token and two patches
+    (blind,) = analysis.without_query([maps], (1, 2))
+    assert torch.equal(blind, torch.tensor([[[[1.0, 0], [1, 0]]]]))
+
+
 # ---- what must not matter
 
 
@@ -180,8 +216,8 @@ def test_class_attention_is_the_tokens_row_as_an_image():
 
 
 def test_a_token_that_is_not_there_is_named():
-    for tokens, token in ((14, 2), (14, -1), (12, 0)):
-        with pytest.raises(ValueError, match=f"token is {token}; there are {tokens - 12} tokens before.*token=None"):
+    for tokens, token in ((14, 2), (14, -1), (12, 0), (14, 0.0), (14, "cls")):
+        with pytest.raises(ValueError, match=f"token is {token!r}; there are {tokens - 12} tokens before.*token=None"):
             analysis.class_attention(random_maps(tokens=tokens), (3, 4), token)
 
 
@@ -195,6 +231,9 @@ def measured(layer):
 
 MEASURES = {
     "distance": lambda maps: analysis.mean_attention_distance(maps, (3, 4), 4),
+    "distance without the query": lambda maps: analysis.mean_attention_distance(
+        analysis.without_query(maps, (3, 4)), (3, 4), 4
+    ),
     "distance, with prefix": lambda maps: analysis.mean_attention_distance(maps, (3, 4), 4, include_prefix=True),
     "entropy": analysis.attention_entropy,
     "class attention": lambda maps: analysis.class_attention(maps, (3, 4), per_head=True),
@@ -244,11 +283,13 @@ MAPS = torch.full((1, 2, 5, 5), 1 / 5)
 
 
 @pytest.mark.parametrize("measure", [MEASURES["rollout"], analysis.attention_entropy,
+                                     lambda maps: list(analysis.without_query(maps, (2, 2))),
                                      lambda maps: analysis.mean_attention_distance(maps, (2, 2), 4)])  # fmt: skip
 @pytest.mark.parametrize(
     ("maps", "error", "message"),
     [
         (None, TypeError, "fused attention forms no maps"),
+        (5, TypeError, "attention is int; expected tensors"),
         ([MAPS, None], TypeError, "attention of layer 2 is NoneType.*ask for explicit attention"),
         ([], ValueError, "no layers; a generator can be read once"),
         (MAPS, ValueError, r"shape \[2, 5, 5\]; expected \[batch, heads, tokens, tokens\].*into a list"),
@@ -275,6 +316,8 @@ def test_what_are_no_maps_is_refused(measure, maps, error, message):
         ((2, 2), 0, "patch_size is 0"),
         ((2, 2), (4, 4, 3), r"patch_size is \(4, 4, 3\)"),
         ((2.0, 2), 4, "grid is"),
+        (None, 4, "grid is None; expected two ints"),
+        ((2, 2), 4.0, "patch_size is 4.0; expected two ints"),
     ],
 )
 def test_a_grid_that_does_not_fit_is_refused(grid, patch_size, message):

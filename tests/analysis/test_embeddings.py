@@ -61,12 +61,35 @@ def test_filters_that_are_all_alike_explain_nothing():
         ((64, 3, 4, 4), {"patch_size": 8}, r"expected \[D, C·8·8\]"),
         ((48,), {"patch_size": 4}, r"shape \[48\]"),
         ((64, 48), {"patch_size": 4, "count": 49}, "count is 49; 64 filters of 48 weights have from 1 to 48"),
+        ((64, 48), {"patch_size": 4, "count": 2.5}, "count is 2.5; 64 filters"),
         ((64, 48), {"patch_size": 0}, "patch_size is 0"),
+        ((64, 48), {"patch_size": 4.0}, "patch_size is 4.0"),
     ],
 )
 def test_what_are_no_filters_is_refused(weight, arguments, message):
     with pytest.raises(ValueError, match=message):
         analysis.embedding_filters(torch.randn(weight), **arguments)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_number_that_is_not_finite_is_refused_before_it_spreads(value):
+    def spoilt(*shape):
+        return torch.ones(shape).index_fill(0, torch.tensor([1]), value)
+
+    with pytest.raises(ValueError, match="weight holds 12 values that are not finite"):
+        analysis.embedding_filters(spoilt(8, 12), 2, count=2)
+    for measure in (analysis.position_similarity, analysis.prefix_similarity):
+        with pytest.raises(ValueError, match="table holds 8 values that are not finite"):
+            measure(spoilt(13, 8), (3, 4))
+    with pytest.raises(ValueError, match="bias holds 3 values that are not finite"):
+        analysis.bias_by_offset(spoilt(3, 3))
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"weight is ndarray; expected a tensor \[D, C·P·P\]"):
+        analysis.embedding_filters(np.ones((8, 12)), 2, count=2)
+    with pytest.raises(TypeError, match=r"bias is NoneType; expected a tensor \[..., N, N\]"):
+        analysis.bias_by_offset(None)
 
 
 # ---- positions
@@ -159,3 +182,5 @@ def test_the_bias_at_an_offset_is_the_mean_over_its_pairs():
         assert found[offset + 3].item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
     with pytest.raises(ValueError, match=r"bias has shape \[4, 3\]; expected \[..., N, N\]"):
         analysis.bias_by_offset(bias[:, :3])
+    with pytest.raises(ValueError, match=r"bias has shape \[0, 4, 4\]"):
+        analysis.bias_by_offset(bias.expand(0, 4, 4))

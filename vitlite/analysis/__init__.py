@@ -21,6 +21,7 @@ from vitlite.analysis.attention import (
     class_attention,
     mean_attention_distance,
     uniform_attention_distance,
+    without_query,
 )
 from vitlite.analysis.embeddings import (
     Filters,
@@ -62,4 +63,5 @@ __all__ = [
     "prefix_similarity",
     "token_map",
     "uniform_attention_distance",
+    "without_query",
 ]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from vitlite.analysis.maps import checked, pair, precision, prefix_tokens, token_rows
 
-__all__ = ["attention_entropy", "class_attention", "mean_attention_distance", "uniform_attention_distance"]
+__all__ = [
+    "attention_entropy",
+    "class_attention",
+    "mean_attention_distance",
+    "uniform_attention_distance",
+    "without_query",
+]
 
 
 @torch.no_grad()
@@ -82,6 +88,39 @@ def uniform_attention_distance(grid: tuple[int, int], patch_size: int | tuple[in
         3.4142
     """
     return _distances(grid, patch_size).mean().item()
+
+
+@torch.no_grad()
+def without_query(attention: Iterable[Tensor], grid: tuple[int, int]) -> Iterator[Tensor]:
+    """The same heads with the query forgotten: every patch looks where all patches of the image look on average.
+
+    The control for a mean attention distance. A head that looks at the middle of the image, whoever asks, lies below
+    uniform attention without looking near. Its distance is the same on these maps; that of a head that looks near its
+    query is smaller than on these.
+
+    Args:
+        attention: ``[B, heads, T, T]`` for each layer.
+        grid: Rows and columns of patches.
+
+    Yields:
+        ``[B, heads, N, N]`` for each layer, among patches: tokens before them are left out, as in
+        ``mean_attention_distance``. All rows of an image and head are the same, and sum to 1.
+
+    Raises:
+        TypeError: If there are no maps.
+        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, or do not fit the grid.
+
+    Example:
+        >>> looks_at_itself = torch.eye(4).expand(1, 1, 4, 4)
+        >>> mean_attention_distance(without_query([looks_at_itself], (2, 2)), (2, 2), patch_size=4)
+        tensor([[3.4142]])
+    """
+    for layer in checked(attention):
+        prefix = prefix_tokens(layer.shape[-1], grid)
+        among = layer[..., prefix:, prefix:].to(precision(layer))
+        row = (among / among.sum(dim=-1, keepdim=True)).nanmean(dim=-2, keepdim=True)  # [B, heads, 1, N]
+        del layer, among
+        yield row.expand(-1, -1, row.shape[-1], -1)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitlite.analysis.maps import pair, precision
+from vitlite.analysis.maps import check_values, pair, precision
 
 __all__ = ["Filters", "bias_by_offset", "embedding_filters", "position_similarity", "prefix_similarity"]
 
@@ -42,16 +42,18 @@ def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int] | None =
         The components and the share of the variance along each.
 
     Raises:
-        ValueError: If the weight is not of that form, or has fewer than ``count`` components.
+        TypeError: If the weight is no tensor.
+        ValueError: If the weight is not of that form or not finite, or has fewer than ``count`` components.
 
     Example:
         >>> embedding_filters(torch.randn(64, 48), patch_size=4, count=12).components.shape
         torch.Size([12, 3, 4, 4])
     """
+    check_values(weight, "weight", "[D, C·P·P] or [D, C, P, P]")
     tile = _tile(weight, patch_size)
     rows = weight.double().flatten(1)
-    if not 1 <= count <= min(rows.shape):
-        raise ValueError(f"count is {count}; {rows.shape[0]} filters of {rows.shape[1]} weights have from 1 to "
+    if not isinstance(count, int) or not 1 <= count <= min(rows.shape):
+        raise ValueError(f"count is {count!r}; {rows.shape[0]} filters of {rows.shape[1]} weights have from 1 to "
                          f"{min(rows.shape)} components")  # fmt: skip
     _, spread, directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
@@ -93,7 +95,7 @@ def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Raises:
         TypeError: If there is no table.
-        ValueError: If the table has fewer rows than the grid has patches.
+        ValueError: If the table has fewer rows than the grid has patches, or is not finite.
 
     Example:
         >>> position_similarity(torch.eye(4), grid=(2, 2))[0, 1]
@@ -117,7 +119,7 @@ def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Raises:
         TypeError: If there is no table.
-        ValueError: If the table has fewer rows than the grid has patches.
+        ValueError: If the table has fewer rows than the grid has patches, or is not finite.
 
     Example:
         >>> prefix_similarity(torch.tensor([[0.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), grid=(1, 2))
@@ -130,9 +132,8 @@ def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
 def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The rows of a position table, each of length 1: those before the patches ``[prefix, D]``, those of patches ``[N,
     D]``."""
-    if not isinstance(table, Tensor):
-        raise TypeError(f"table is {type(table).__name__}; expected a tensor [prefix + N, D], such as "
-                        "model.position_table() (relative positions have none: see bias_by_offset)")  # fmt: skip
+    check_values(table, "table", "[prefix + N, D], such as model.position_table() (relative positions have none: see "
+                 "bias_by_offset)")  # fmt: skip
     rows, cols = pair(grid, "grid")
     flat = table[0] if table.ndim == 3 and len(table) == 1 else table
     if flat.ndim != 2 or len(flat) < rows * cols:
@@ -158,13 +159,15 @@ def bias_by_offset(bias: Tensor) -> Tensor:
         ``[2N − 1]``: the mean over all pairs with offset j − i, from −(N − 1) to N − 1.
 
     Raises:
-        ValueError: If the last two axes differ.
+        TypeError: If there is no bias.
+        ValueError: If the last two axes differ, or the bias is empty or not finite.
 
     Example:
         >>> bias_by_offset(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
         tensor([-1.,  0.,  1.])
     """
-    if bias.ndim < 2 or bias.shape[-1] != bias.shape[-2]:
+    check_values(bias, "bias", "[..., N, N]")
+    if bias.ndim < 2 or bias.shape[-1] != bias.shape[-2] or not bias.numel():
         raise ValueError(f"bias has shape {list(bias.shape)}; expected [..., N, N]")
     mean = bias.detach().to(precision(bias)).unflatten(0, (1, -1)).flatten(0, -3).mean(dim=0)  # [N, N]
     count = len(mean)

@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-__all__ = ["checked", "pair", "precision", "prefix_tokens", "token_rows"]
+__all__ = ["check_values", "checked", "pair", "precision", "prefix_tokens", "token_rows"]
 
 TOLERANCE = 0.01  # how far a row's sum may be from 1: rounding to bfloat16 stays below
 
@@ -27,6 +27,9 @@ def checked(attention: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
     if attention is None:
         raise TypeError("attention is None: fused attention forms no maps; ask the model's library for explicit "
                         "attention ('eager' in transformers)")  # fmt: skip
+    if not isinstance(attention, Iterable):
+        raise TypeError(f"attention is {type(attention).__name__}; expected tensors [batch, heads, tokens, tokens], "
+                        "one a layer")  # fmt: skip
     first = None
 
     def check(layer: Tensor, number: int) -> Tensor:
@@ -71,6 +74,20 @@ def _check_rows(layer: Tensor, number: int) -> None:
     )
 
 
+def check_values(values: Tensor, name: str, expected: str) -> None:
+    """A tensor of finite numbers: one NaN would spread to all that is computed from it.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If a value is not finite.
+    """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} is {type(values).__name__}; expected a tensor {expected}")
+    if not values.isfinite().all():
+        raise ValueError(f"{name} holds {(~values.isfinite()).sum().item()} values that are not finite; did the "
+                         "training diverge?")  # fmt: skip
+
+
 def precision(values: Tensor) -> torch.dtype:
     """The type to compute in: that of ``values``, or float32 if it is coarser."""
     return torch.promote_types(values.dtype, torch.float32)
@@ -82,7 +99,7 @@ def pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
     Raises:
         ValueError: If it is neither an int nor two, or below 1.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Iterable) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"{name} is {size!r}; expected two ints, at least 1: (rows, columns) or (height, width)")
     return sides
@@ -111,9 +128,9 @@ def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor
     prefix = prefix_tokens(maps.shape[-1], grid)
     if token is None:
         rows = maps[..., prefix:, prefix:].mean(dim=-2, dtype=precision(maps))
-    elif 0 <= token < prefix:
+    elif isinstance(token, int) and 0 <= token < prefix:
         rows = maps[..., token, prefix:].to(precision(maps))
     else:
-        raise ValueError(f"token is {token}; there are {prefix} tokens before the patches: pass one of them, or "
+        raise ValueError(f"token is {token!r}; there are {prefix} tokens before the patches: pass one of them, or "
                          "token=None for the mean of the patches' rows, which average pooling reads")  # fmt: skip
     return rows.unflatten(-1, tuple(grid))

@@ -9,17 +9,15 @@ Cost:        Below a minute on a CPU, 1 GB of memory. It needs the checkpoints o
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from vitlite import ViT, analysis, data, records, weights
+from vitlite import ViT, analysis, data, hybrid, records, weights
 from vitlite.data.augment import normalise
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "fresh", "points", "run", "summarise"]
 
 DATASET = "test images of CIFAR-10 and of scenes, each for the models trained on it"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -38,33 +36,44 @@ def points(config: dict) -> list[dict]:
             for trained in (True, False)]  # fmt: skip
 
 
+def fresh(path: Path, seed: int) -> ViT:
+    """A new model of the form of a stored one: each part, a hybrid's stem too, as it is before training.
+
+    Args:
+        path: The stored model.
+        seed: Of the new weights.
+    """
+    told = weights.info(path)
+    torch.manual_seed(seed)
+    stem = hybrid.build(told["patch_embed"]) if told["patch_embed"] else None
+    return ViT(told["config"], patch_embed=stem).eval()
+
+
 @torch.inference_mode()
 def run(point: dict, config: dict, work: Path) -> dict:
     """Distances and entropies of every head.
 
     Returns:
-        ``distance`` (pixels) and ``spread``, its standard deviation over images; ``entropy`` (nats); each
-        ``[layers][heads]``; and ``uniform``, the distance of attention that does not choose, in pixels.
+        ``distance`` (pixels) and ``spread``, its standard deviation over images; ``without_query``, the distance if
+        every patch looked where all patches look on average; ``entropy`` (nats); each ``[layers][heads]``; and
+        ``uniform``, the distance of attention that does not choose, in pixels.
     """
-    model = weights.load(CHECKPOINTS / f"{point['model']}.safetensors", device=config["device"])
-    if not point["trained"]:
-        torch.manual_seed(point["seed"])
-        stem = copy.deepcopy(model.patch_embed)
-        for layer in stem.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.GroupNorm):
-                layer.reset_parameters()
-        model = ViT(model.config, patch_embed=stem).eval()
+    path = CHECKPOINTS / f"{point['model']}.safetensors"
+    model = (weights.load(path) if point["trained"] else fresh(path, point["seed"])).to(config["device"])
     test = data.load(config["models"][point["model"]], train_images=1_000).test.subset(config["images"])
     shape = {"grid": model.config.grid, "patch_size": model.config.patch_size}
-    began, distances, entropies = time.perf_counter(), [], []
+    began, distances, blind, entropies = time.perf_counter(), [], [], []
     for images in test.images.split(200):
         images = normalise(images.to(config["device"]), test.mean, test.std)
         distances.append(analysis.mean_attention_distance(model.iter_attention(images), **shape, per_image=True))
+        forgotten = analysis.without_query(model.iter_attention(images), shape["grid"])
+        blind.append(analysis.mean_attention_distance(forgotten, **shape, per_image=True))
         entropies.append(analysis.attention_entropy(model.iter_attention(images)) * len(images))
     each = torch.cat(distances, dim=-1)  # [layers, heads, images]
     return {
         "images": len(test),
         "distance": each.mean(dim=-1).tolist(),
+        "without_query": torch.cat(blind, dim=-1).mean(dim=-1).tolist(),
         "spread": each.std(dim=-1).tolist(),
         "entropy": (sum(entropies) / len(test)).tolist(),
         "uniform": analysis.uniform_attention_distance(**shape),
@@ -74,12 +83,14 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 
 def summarise(runs: list[dict]) -> dict:
-    """By model: mean distance of each layer, and the share of heads below three quarters of uniform attention's."""
+    """By model: mean distance of each layer, also with the query forgotten, and the share of heads below three quarters
+    of uniform attention's."""
     told = {}
     for run in runs:
         found = torch.tensor(run["distance"])
         told.setdefault(run["model"], {})["trained" if run["trained"] else "fresh"] = {
             "by_layer": found.mean(dim=1).tolist(),
+            "by_layer_without_query": torch.tensor(run["without_query"]).mean(dim=1).tolist(),
             "local_share": (found < 0.75 * run["uniform"]).float().mean().item(),
         }
     return told

@@ -22,7 +22,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from vitlite import plots
+from vitlite import checks, plots
 from vitlite.plots.parts import Array, as_array, as_image, as_stack
 
 __all__ = ["Explorer", "attention_explorer", "resolution_explorer", "rollout_explorer", "similarity_explorer"]
@@ -125,6 +125,7 @@ def attention_explorer(
         these weights; what it gives to the tokens before the patches stands in the text below.
 
     Raises:
+        TypeError: If there are no maps, or the grid is not two ints.
         ValueError: If a shape does not fit, the rows of a map do not sum to 1, there is no such layer, or the figure
             would exceed 400 KB.
 
@@ -133,7 +134,7 @@ def attention_explorer(
         >>> attention_explorer(uniform, np.zeros((8, 8, 3)), grid=(2, 2)).title
         'Where a patch looks'
     """
-    rows, cols = grid
+    rows, cols = checks.grid(grid)
     maps, chosen, depth = _layers(attention, layers)
     shown, heads, tokens, _ = maps.shape
     prefix = _prefix(tokens, rows, cols)
@@ -280,6 +281,9 @@ def _values(values: Array, name: str, dims: int, expected: str) -> np.ndarray:
 
 def _layers(attention: Iterable[Array], layers: Sequence[int] | None) -> tuple[np.ndarray, list[int], int]:
     """The chosen layers' maps ``[layers, heads, tokens, tokens]``, their numbers from 1, and how many there are."""
+    if attention is None or not hasattr(attention, "__iter__"):
+        raise TypeError(f"attention is {attention!r}; expected one map [heads, tokens, tokens] for each layer (fused "
+                        "attention forms none: ask the model for explicit attention)")  # fmt: skip
     maps, depth = {}, 0
     for depth, layer in enumerate(attention, 1):
         if layers is None or depth in layers:
@@ -318,7 +322,7 @@ def _attention(layer: Array, number: int) -> np.ndarray:
 def _prefix(tokens: int, rows: int, cols: int) -> list[str]:
     """Names of the tokens before the patches."""
     count = tokens - rows * cols
-    if rows < 1 or cols < 1 or count < 0:
+    if count < 0:
         raise ValueError(
             f"attention is of {tokens} tokens, grid is ({rows}, {cols}): pass the rows and columns of patches"
         )
