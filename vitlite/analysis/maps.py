@@ -82,7 +82,7 @@ def pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
     Raises:
         ValueError: If it is neither an int nor two, or below 1.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Iterable) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"{name} is {size!r}; expected two ints, at least 1: (rows, columns) or (height, width)")
     return sides
@@ -111,9 +111,9 @@ def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor
     prefix = prefix_tokens(maps.shape[-1], grid)
     if token is None:
         rows = maps[..., prefix:, prefix:].mean(dim=-2, dtype=precision(maps))
-    elif 0 <= token < prefix:
+    elif isinstance(token, int) and 0 <= token < prefix:
         rows = maps[..., token, prefix:].to(precision(maps))
     else:
-        raise ValueError(f"token is {token}; there are {prefix} tokens before the patches: pass one of them, or "
+        raise ValueError(f"token is {token!r}; there are {prefix} tokens before the patches: pass one of them, or "
                          "token=None for the mean of the patches' rows, which average pooling reads")  # fmt: skip
-    return rows.unflatten(-1, tuple(grid))
+    return rows.unflatten(-1, pair(grid, "grid"))
