@@ -124,20 +124,23 @@ def known_difference(name: str, c: ViTConfig) -> int:
 # ---- timing
 
 
-def interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int, device: str) -> dict[Key, list[float]]:
+def interleaved(
+    calls: Mapping[Key, Callable[[], object]], rounds: int, device: str, warm_up: int = WARM_UP
+) -> dict[Key, list[float]]:
     """Time every call once a round, each round beginning with another, so that a slow moment of the machine hits all.
 
     Args:
         calls: What to time.
         rounds: How often.
         device: ``"cpu"`` or ``"cuda"``.
+        warm_up: How often each is called before; once is enough for calls of many seconds.
 
     Returns:
         Seconds, ``rounds`` of them for each call.
     """
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for call in calls.values():
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             call()
     keys, durations = list(calls), {key: [] for key in calls}
     for turn in range(rounds):

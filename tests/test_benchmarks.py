@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlite import records
+from vitlite import ViT, ViTConfig, analysis, records
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "shared")
@@ -75,6 +75,29 @@ def test_a_ratio_is_taken_round_by_round(benchmark):
     shared = benchmark("shared")
     assert shared.times_as_fast(mine=[1.0, 2.0, 10.0], its=[2.0, 6.0, 20.0]) == 2.0
     assert shared.spread([1.0, 2.0, 3.0]) == {"rounds": 3, "seconds": 2.0, "seconds_low": 1.5, "seconds_high": 2.5}
+
+
+def test_one_pass_gives_what_two_give_and_holds_one_layers_maps(benchmark):
+    module = benchmark("analysis")
+    torch.manual_seed(0)
+    small = {"image_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 6, "num_heads": 4, "mlp_dim": 192}
+    model, images = ViT(ViTConfig(**small)).eval(), torch.randn(16, 3, 64, 64)
+    distance, rollout = module.distance_and_rollout(model, images)
+    with torch.inference_mode():
+        torch.testing.assert_close(distance, analysis.mean_attention_distance(model.iter_attention(images), (8, 8), 8))
+        torch.testing.assert_close(rollout, analysis.attention_rollout(model.iter_attention(images)))
+    memory = module.summarise(module.measure({"device": "cpu", "model": small, "images": 16, "rounds": 2}))["memory"]
+    assert 1 <= memory <= module.MEMORY
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_looking_inside_costs_no_more_than_it_may(device, benchmark):
+    name = f"benchmark_analysis_{device}"
+    if name not in records.names():
+        pytest.skip(f"there is no record {name}; make benchmark writes it")
+    module, summary = benchmark("analysis"), records.read(name)["summary"]
+    assert summary["memory"] <= module.MEMORY
+    assert summary["time"] <= module.TIME
 
 
 def test_both_pipelines_give_the_same_kind_of_batch(benchmark):

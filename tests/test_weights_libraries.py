@@ -226,6 +226,8 @@ def test_another_resolution_and_class_count_on_request():
     assert [h.shape for h in new.forward_heads(torch.randn(2, 3, 16, 16))] == [(2, 1), (2, 1)]
     with pytest.raises(ValueError, match="17 is not a multiple of 4"):
         weights.from_timm(theirs, image_size=17)
+    with pytest.raises(ValueError, match="size is 0; it must be at least 1 pixel"):
+        weights.from_timm(theirs, image_size=0)
 
 
 LOST = ["pos_embed", "cls_token", "norm.weight", "head.weight", "head.bias", "patch_embed.proj.bias",
@@ -289,10 +291,15 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
         weights.from_timm(tmp_path / "none.pth")
     for name in ("half.pth", "half.safetensors", "half.npz"):
-        (tmp_path / name).write_bytes(b"PK\x03\x04 not whole")
         read = weights.from_npz if name.endswith("npz") else weights.from_timm
-        with pytest.raises(ValueError, match=f"{name} is (damaged|no whole)"):
-            read(tmp_path / name)
+        for content in (b"PK\x03\x04 not whole", b"hello", b""):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name} is (damaged|no whole)"):
+                read(tmp_path / name)
+    np.save(tmp_path / "array.npy", np.ones(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(ValueError, match="array.npz is no whole .npz"):
+        weights.from_npz(tmp_path / "array.npz")
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "module.pth")
     with pytest.raises(ValueError, match="holds more than tensors"):
         weights.from_timm(tmp_path / "module.pth")

@@ -71,9 +71,25 @@ def test_features_with_a_gradient_give_a_probe_without():
         ({"features": torch.full((4, 2), torch.inf)}, "not finite"),
         ({"l2": 0.0}, "l2 is 0.0"),
         ({"l2": float("nan")}, "l2 is nan"),
+        ({"l2": float("inf")}, "l2 is inf; it must be finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
     arguments = {"features": torch.randn(4, 2), "labels": torch.tensor([0, 1, 2, 0]), "classes": 3} | changes
     with pytest.raises(ValueError, match=message):
         analysis.linear_probe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (torch.randn(4, 3), [0, 1, 2, 0], r"features have shape \[4, 3\]; expected \[n, 2\]"),
+        (torch.randn(4, 2), [0, 1], r"features have shape \[4, 2\], labels \[2\]"),
+        (torch.randn(0, 2), [], "at least one"),
+        (torch.full((4, 2), torch.nan), [0, 1, 2, 0], "all finite"),
+    ],
+)
+def test_what_has_no_accuracy_is_refused(features, labels, message):
+    probe = analysis.LinearProbe(torch.zeros(2, 3).double(), torch.zeros(3).double())
+    with pytest.raises(ValueError, match=message):
+        probe.accuracy(features, torch.tensor(labels, dtype=int))

@@ -200,6 +200,7 @@ def test_at_image_resolution_each_patch_keeps_its_place():
         ((2, 7, 6), {}, r"shape \[2, 7, 6\]"),
         ((2, 6, 6), {}, "token is 0; there are 0 tokens before the patches.*token=None"),
         ((2, 7, 7), {"token": 1}, "token is 1; there are 1 tokens"),
+        ((2, 7, 7), {"token": "class"}, "token is 'class'; there are 1 tokens"),
         ((2, 5, 5), {}, "there are 5 tokens, and a grid of 2×3 has 6 patches"),
         ((2, 7, 7), {"image_size": 0}, "image_size is 0"),
     ],
@@ -295,7 +296,28 @@ def test_without_gradients_there_is_no_gradient_rollout():
         analysis.gradient_rollout(copies, images)
 
 
-@pytest.mark.parametrize("classes", [[0], [0, 3], [-1, 0], [[0], [1]]])
+@pytest.mark.parametrize("classes", [[0], [0, 3], [-1, 0], [[0], [1]], [0.0, 1.0]])
 def test_classes_that_do_not_fit_are_refused(classes):
-    with pytest.raises(ValueError, match="expected one number from 0 to 2 for each of 2 images"):
+    with pytest.raises(ValueError, match="expected one whole number from 0 to 2 for each of 2 images"):
         analysis.gradient_rollout(vit(), pictures(), torch.tensor(classes))
+
+
+def test_of_what_gives_no_maps_there_is_no_gradient_rollout():
+    model, images = vit(), pictures()
+    with pytest.raises(TypeError, match="attention is None: fused attention forms no maps"):
+        analysis.gradient_rollout(lambda images, return_attention: (model(images), None), images)
+    with pytest.raises(ValueError, match="attention has no layers"):
+        analysis.gradient_rollout(lambda images, return_attention: (model(images), ()), images)
+    with pytest.raises(ValueError, match="the rows of layer 1 do not sum to 1: sums from nan"):
+        analysis.gradient_rollout(model, images * torch.nan)
+    with pytest.raises(TypeError, match="images are torch.uint8; a gradient needs floating point"):
+        analysis.gradient_rollout(model, images.byte())
+
+
+@pytest.mark.parametrize("options", [{"fusion": "min"}, {"fusion": "min", "discard": 0.5}])
+def test_a_row_without_any_weight_is_refused(options):
+    """Two heads that look at different tokens have nothing in common; with the identity the token itself stays."""
+    maps = torch.stack([torch.eye(4).roll(1, 0), torch.eye(4).roll(2, 0)])[None]
+    with pytest.raises(ValueError, match="fusion='min' .* leave a row without any weight; pass a residual above 0"):
+        analysis.attention_rollout([maps], residual=0, **options)
+    assert torch.equal(analysis.attention_rollout([maps], **options)[0], torch.eye(4))

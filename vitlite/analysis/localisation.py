@@ -17,7 +17,8 @@ __all__ = ["Localisation", "bootstrap", "centre_prior", "deletion_curve", "inser
 class Localisation(NamedTuple):
     """Three scores of each map against its mask, each ``[B]`` and between 0 and 1.
 
-    A map that is the same everywhere scores the object's share of the image, three times.
+    A map that is the same everywhere scores the object's share of the image: the last two exactly, the first as seen
+    at the centres of the patches.
 
     Example:
         >>> scores = localisation(torch.rand(5, 4, 4), torch.ones(5, 32, 32))  # the object is everywhere
@@ -25,8 +26,10 @@ class Localisation(NamedTuple):
         tensor([1., 1., 1., 1., 1.])
     """
 
-    #: Whether the largest value lies on the object, the "pointing game" (Zhang et al., arXiv 1608.00507, here without
-    #: their margin); where several pixels share it, the share of them that do.
+    #: Whether the patch with the largest value has its centre on the object, the "pointing game" (Zhang et al., arXiv
+    #: 1608.00507, here without their margin): the mask as it stands there, so a fraction where the centre lies between
+    #: pixels of both kinds; where several patches share the value, their mean. The map is not resampled for this: that
+    #: would lower every peak but those at the border, and so move the largest value there.
     pointing: Tensor
     #: Share of the map's sum that lies on the object (Wang et al., arXiv 1910.01279).
     energy: Tensor
@@ -39,15 +42,15 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
     """Score maps against the masks of the objects they should find.
 
     Args:
-        maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size. A map of zeros tells nothing, as one
-            that is the same everywhere.
+        maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size for the last two scores. A map of
+            zeros tells nothing, as one that is the same everywhere.
         masks: ``[B, H, W]``; true (or not 0) on the object.
 
     Returns:
         The three scores of each image, float32 on the CPU.
 
     Raises:
-        ValueError: If the shapes do not fit, a map is negative or not finite, or a mask is empty.
+        ValueError: If the shapes do not fit, there is no image, a map is negative or not finite, or a mask is empty.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -55,9 +58,9 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
         >>> localisation(mask.float(), mask)  # a map that is the mask
         Localisation(pointing=tensor([1.]), energy=tensor([1.]), average_precision=tensor([1.]))
     """
-    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
+    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks) or not (maps.numel() and masks.numel()):
         raise ValueError(f"maps have shape {list(maps.shape)} and masks {list(masks.shape)}; expected [B, h, w] and "
-                         "[B, H, W] of equal B")  # fmt: skip
+                         "[B, H, W] of equal B, none of them 0")  # fmt: skip
     if not masks.flatten(1).any(dim=1).all():
         raise ValueError("a mask is empty: there is no object to find; leave such images out")
     if not (maps.isfinite() & (maps >= 0)).all():
@@ -71,11 +74,11 @@ def _scores(picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     picture = picture.double()
     if picture.max() == 0:
         picture = torch.ones_like(picture)
+    at_centres = F.interpolate(mask[None, None].double(), picture.shape, mode="bilinear")[0, 0]  # [h, w]
+    pointing = at_centres[picture == picture.max()].mean().float()
     # In float64 and then rounded, so that what is equal in the map is equal between its points, too.
     fitted = F.interpolate(picture[None, None], mask.shape, mode="bilinear")[0, 0] / picture.max()
     values, inside = fitted.float().flatten(), mask.flatten()
-    largest = values == values.max()
-    pointing = inside[largest].float().mean()
     return pointing, values[inside].sum() / values.sum(), _average_precision(values, inside)
 
 
@@ -89,10 +92,15 @@ def centre_prior(grid: tuple[int, int], width: float = 0.25) -> Tensor:
     Returns:
         ``[rows, cols]``, with 1 at the middle.
 
+    Raises:
+        ValueError: If a side is below 1, or the width is not above 0.
+
     Example:
         >>> centre_prior((3, 3)).argmax().item()
         4
     """
+    if not width > 0:
+        raise ValueError(f"width is {width}; expected a share of the side, above 0, such as 0.25")
     rows, cols = ((2 * torch.arange(n) + 1 - n) / (2 * n * width) for n in pair(grid, "grid"))
     return torch.exp(-(rows[:, None].square() + cols[None].square()) / 2)
 
@@ -109,14 +117,18 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
     Returns:
         Mean, lower end and upper end.
 
+    Raises:
+        ValueError: If there is no value, one is not finite, or an option is out of range.
+
     Example:
         >>> bootstrap(torch.ones(10))
         (1.0, 1.0, 1.0)
     """
     if values.ndim != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(f"values have shape {list(values.shape)}; expected [n], one finite number an image")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95")
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level is {level} and draws is {draws}; expected a share between 0 and 1, such as 0.95, and "
+                         "at least one draw")  # fmt: skip
     values = values.double().cpu()
     chosen = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
     means = values[chosen].mean(dim=1)
@@ -150,7 +162,8 @@ def deletion_curve(
         right and 0 elsewhere.
 
     Raises:
-        ValueError: If the ranking does not fit the images, or a share is not in [0, 1].
+        ValueError: If the ranking does not fit the images or holds a NaN, there is no image, a share is not in [0, 1],
+            or the blank colour does not have a number for each channel.
 
     Example:
         >>> brightest = lambda images: images.mean(dim=1).flatten(1)  # "class": the brightest pixel
@@ -158,10 +171,14 @@ def deletion_curve(
         >>> deletion_curve(brightest, image, torch.tensor([0]), image[:, 0], shares=(0, 0.25))
         tensor([1., 0.])
     """
-    rank, steps = _ranks(images, labels, ranking), [round(share * ranking[0].numel()) for share in _shares(shares)]
+    rank, count = _ranks(images, labels, ranking), ranking[0].numel()
+    steps = [round(share * count) for share in _shares(shares)]
     if least_first:
-        rank = ranking[0].numel() - 1 - rank
+        rank = count - 1 - rank
     blank = images.new_zeros(images.shape[1]) if blank is None else blank.to(images)
+    if blank.shape != images.shape[1:2]:
+        raise ValueError(f"blank has shape {list(blank.shape)}; expected one number for each of the images' "
+                         f"{images.shape[1]} channels")  # fmt: skip
     found = []
     for step in steps:
         answers = model(torch.where(rank < step, blank[:, None, None], images)).argmax(dim=1)
@@ -197,16 +214,19 @@ def insertion_curve(
         >>> insertion_curve(brightest, image, torch.tensor([3]), image[:, 0], shares=(0, 0.25))
         tensor([0., 1.])
     """
-    count = ranking[0].numel()
+    count = max(1, ranking.shape[1:].numel())  # an empty grid is refused below
     hidden = [1 - round(share * count) / count for share in _shares(shares)]
     return deletion_curve(model, images, labels, ranking, hidden, blank=blank, least_first=True, per_image=per_image)
 
 
 def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
     """Of every pixel the place of its patch in the ranking, from 0 for the largest value: ``[B, 1, H, W]``."""
-    if ranking.ndim != 3 or images.ndim != 4 or not len(ranking) == len(images) == len(labels):
+    shapes = ranking.shape, images.shape, labels.shape
+    if [len(shape) for shape in shapes] != [3, 4, 1] or len({shape[0] for shape in shapes}) > 1 or not ranking.numel():
         raise ValueError(f"ranking has shape {list(ranking.shape)}, images {list(images.shape)}, labels "
-                         f"{list(labels.shape)}; expected [B, rows, cols], [B, C, H, W] and [B]")  # fmt: skip
+                         f"{list(labels.shape)}; expected [B, rows, cols], [B, C, H, W] and [B], none 0")  # fmt: skip
+    if ranking.isnan().any():
+        raise ValueError("the ranking holds a NaN, which has no rank; leave such images out")
     (rows, cols), (height, width) = ranking.shape[1:], images.shape[2:]
     if height % rows or width % cols:
         raise ValueError(f"ranking is of a grid of {rows}×{cols}, which does not divide images of {height}×{width}; "
@@ -216,9 +236,10 @@ def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
     return rank.repeat_interleave(height // rows, dim=2).repeat_interleave(width // cols, dim=3)
 
 
-def _shares(shares: Sequence[float]) -> Sequence[float]:
-    if not len(shares) or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"shares are {list(shares)}; expected one or more, each between 0 and 1")
+def _shares(shares: Sequence[float]) -> list[float]:
+    shares = [float(share) for share in shares]
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"shares are {shares}; expected one or more, each between 0 and 1")
     return shares
 
 

@@ -133,4 +133,4 @@ def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor
     else:
         raise ValueError(f"token is {token!r}; there are {prefix} tokens before the patches: pass one of them, or "
                          "token=None for the mean of the patches' rows, which average pooling reads")  # fmt: skip
-    return rows.unflatten(-1, tuple(grid))
+    return rows.unflatten(-1, pair(grid, "grid"))

@@ -25,10 +25,20 @@ class LinearProbe:
         self.weight, self.bias = weight, bias
 
     def __call__(self, features: Tensor) -> Tensor:
+        if features.ndim != 2 or features.shape[1] != len(self.weight):
+            raise ValueError(f"features have shape {list(features.shape)}; expected [n, {len(self.weight)}], as those "
+                             "the probe was fitted to")  # fmt: skip
         return features.to(self.weight) @ self.weight + self.bias
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        """Share of the features whose largest score is the label's."""
+        """Share of the features whose largest score is the label's.
+
+        Raises:
+            ValueError: If there are not as many labels as features, there are none, or a feature is not finite.
+        """
+        if labels.shape != features.shape[:1] or not len(labels) or not features.isfinite().all():
+            raise ValueError(f"features have shape {list(features.shape)}, labels {list(labels.shape)}; expected "
+                             "[n, D], all finite, and [n], at least one")  # fmt: skip
         return (self(features).argmax(dim=1) == labels.to(self.weight.device)).double().mean().item()
 
 
@@ -46,7 +56,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         The fitted map.
 
     Raises:
-        ValueError: If shapes or labels do not fit, a feature is not finite, or ``l2`` is not above 0.
+        ValueError: If shapes or labels do not fit, a feature is not finite, or ``l2`` is not above 0 and finite.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
@@ -61,8 +71,9 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         raise ValueError(f"labels must be ints between 0 and {classes - 1}, and there must be some")
     if not features.isfinite().all():
         raise ValueError("a feature is not finite; leave such images out")
-    if not l2 > 0:
-        raise ValueError(f"l2 is {l2}; it must be above 0, or fewer images than features have no unique answer")
+    if not 0 < l2 < float("inf"):
+        raise ValueError(f"l2 is {l2}; it must be finite, and above 0, or fewer images than features have no unique "
+                         "answer")  # fmt: skip
     x = features.detach().double()
     targets = torch.nn.functional.one_hot(labels.long().to(x.device), classes).double() * 2 - 1
     mean, target_mean = x.mean(dim=0), targets.mean(dim=0)

@@ -41,7 +41,8 @@ def attention_rollout(
 
     Raises:
         TypeError: If there are no maps.
-        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, or an option is unknown.
+        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, an option is unknown, or fusion and
+            discarding leave a row without weight where ``residual`` is 0.
 
     Example:
         >>> attention_rollout([torch.eye(3).expand(1, 2, 3, 3)] * 4)[0]  # of identity attention: the identity
@@ -78,7 +79,11 @@ def iter_rollout(
         if discard:
             fused = _without_smallest(fused, discard)
         mixed = (1 - residual) * fused + residual * torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
-        mixed = mixed / mixed.sum(dim=-1, keepdim=True)
+        sums = mixed.sum(dim=-1, keepdim=True)
+        if not sums.min() > 0:
+            raise ValueError(f"fusion={fusion!r} and discard={discard} leave a row without any weight; pass a residual "
+                             "above 0, which keeps the token itself, or discard less")  # fmt: skip
+        mixed = mixed / sums
         rollout = mixed if rollout is None else mixed @ rollout
         yield rollout
 
@@ -101,19 +106,24 @@ def gradient_rollout(
         classes: int64 ``[B]``, which logit; the largest one by default.
 
     Returns:
-        ``[B, T, T]``, not negative.
+        ``[B, T, T]``, not negative. Of a model whose head is all zeros, as ``ViT`` starts, the identity.
 
     Raises:
-        ValueError: If the logits do not depend on the maps, there is no gradient, or ``classes`` does not fit.
+        TypeError: If the model returns no maps, or the images are not floating point.
+        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, the logits do not depend on them, there is no
+            gradient, or ``classes`` does not fit.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=2, num_heads=3, mlp_dim=48, zero_head=False))
         >>> gradient_rollout(model.eval(), torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 17, 17])
     """
+    if not images.is_floating_point():
+        raise TypeError(f"images are {images.dtype}; a gradient needs floating point: normalise them first")
     with torch.enable_grad():
         # That the images ask for a gradient makes one also through a model whose weights are frozen.
         logits, maps = model(images.detach().clone().requires_grad_(), return_attention=True)
+        maps = list(checked(maps))
         if not all(layer.requires_grad for layer in maps):
             raise ValueError("the attention maps have no gradient; leave torch.inference_mode, and let the model "
                              "return the maps that it multiplies with the values, not copies")  # fmt: skip
@@ -131,11 +141,12 @@ def gradient_rollout(
 
 def _chosen(logits: Tensor, classes: Tensor | None) -> Tensor:
     """The logit of each image's class, ``[B]``."""
-    classes = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
-    if classes.shape != logits.shape[:1] or classes.min() < 0 or classes.max() >= logits.shape[1]:
-        raise ValueError(f"classes are {classes.tolist()}; expected one number from 0 to {logits.shape[1] - 1} for "
-                         f"each of {len(logits)} images")  # fmt: skip
-    return logits.gather(1, classes[:, None])
+    classes = logits.argmax(dim=1) if classes is None else torch.as_tensor(classes, device=logits.device)
+    fits = classes.shape == logits.shape[:1] and not classes.is_floating_point()
+    if not fits or classes.min() < 0 or classes.max() >= logits.shape[1]:
+        raise ValueError(f"classes are {classes.tolist()}; expected one whole number from 0 to {logits.shape[1] - 1} "
+                         f"for each of {len(logits)} images")  # fmt: skip
+    return logits.gather(1, classes.long()[:, None])
 
 
 def token_map(

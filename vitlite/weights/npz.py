@@ -94,7 +94,7 @@ def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (BadZipFile, ValueError, EOFError, AttributeError) as error:
+    except (BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is no whole .npz of plain arrays ({error}); fetch it again") from error
 
 

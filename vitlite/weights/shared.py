@@ -129,10 +129,10 @@ def _file(path: Path) -> object:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
+        told = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({str(error).splitlines()[0]}); fetch it again, or save "
-            "model.state_dict() alone"
+            f"{path} is damaged, or holds more than tensors ({told}); fetch it again, or save model.state_dict() alone"
         ) from error
 
 
@@ -188,7 +188,8 @@ def assemble(
     if new_head:
         state |= {name: tensor for name, tensor in model.state_dict().items() if _of_head(name)}
     fill(model, state, f"the state of {library.title}")
-    (old_height, old_width), (height, width) = pair(config.image_size), pair(image_size or config.image_size)
+    asked = config.image_size if image_size is None else image_size
+    (old_height, old_width), (height, width) = pair(config.image_size), pair(asked)
     if (old_height, old_width) != (height, width):
         model = model.at_resolution((height, width), library.convention)
         remarks.append(
