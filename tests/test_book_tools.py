@@ -1,5 +1,6 @@
 """The book's tools: the first cell of a chapter, and what is left of a notebook after it was run."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,14 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book/tools"))
+sys.path[:0] = [str(ROOT / "book/tools"), str(ROOT / "book/_ext")]
 
 import execute  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
+import vitbook  # noqa: E402
+
+from vitlite import records  # noqa: E402
 
 code_cell, notebook_of = nbformat.v4.new_code_cell, nbformat.v4.new_notebook
 WIDGETS = "application/vnd.jupyter.widget-state+json"
@@ -124,3 +128,30 @@ def test_a_script_holds_the_code_and_survives_what_fails_on_purpose() -> None:
     found: dict = {}
     exec(source, found)
     assert found["x"] == 1
+
+
+# ---------------------------------------------------------------- numbers out of records
+
+
+def test_a_page_prints_the_number_that_the_record_holds() -> None:
+    accuracy = records.read("train_cifar10")["summary"]["test_accuracy"]
+    assert vitbook.recorded("train_cifar10/summary/test_accuracy:.2%") == f"{100 * accuracy:.2f}\N{NO-BREAK SPACE}%"
+    parameters = records.read("train_cifar10")["runs"][0]["parameters"]
+    assert vitbook.recorded("train_cifar10/runs/0/parameters:,d") == f"{parameters:,}"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("train_cifar10/summary/test_accuracy", "expected RECORD/KEY/...:FORMAT"),
+        ("train_cifar11/summary/test_accuracy:.1%", "there is no record 'train_cifar11'; near it: train_cifar10"),
+        ("train_cifar10/summary/test:.1%", "there is no 'test', but val_accuracy, test_accuracy, seconds"),
+        ("train_cifar10/runs/9/seed:d", "there is no '9', but 0"),
+        ("train_cifar10/summary/seconds/0:d", "there is no '0', but nothing: a number stands there"),
+        ("train_cifar10/summary:.1%", "leads to a dict; expected a number"),
+        ("train_cifar10/summary/seconds:d", "Unknown format code 'd'"),
+    ],
+)
+def test_a_wrong_address_of_a_number_says_what_is_there(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        vitbook.recorded(address)

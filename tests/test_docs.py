@@ -13,7 +13,11 @@ import torch
 
 import vitlite
 
-PAGE = Path(__file__).resolve().parents[1] / "book/api.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "book/api.md"
+# Pages with code that no build runs.
+WITH_CODE = [page for page in (ROOT / "README.md", *sorted((ROOT / "book").glob("*.md")))
+             if "```python" in page.read_text(encoding="utf-8")]  # fmt: skip
 MODULES = sorted(module.name for module in pkgutil.walk_packages(vitlite.__path__, "vitlite."))
 # Parts of a package whose public names the package hands out; the command line and the checks hand out none.
 PACKAGES = ("vitlite.analysis.", "vitlite.plots.", "vitlite.weights.")
@@ -46,6 +50,12 @@ def test_the_examples_run(name):
     for example in finder.find(importlib.import_module(name), globs=names):
         runner.run(example)
     assert not runner.failures
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_the_code_on_a_page_runs(page):
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(code, {})
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -4,7 +4,8 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from vitlite import records
 
@@ -57,10 +58,52 @@ class ChapterCosts(SphinxDirective):
         return parent.children
 
 
+def recorded(address: str) -> str:
+    """A number out of a record, as text.
+
+    Args:
+        address: The record's name, the keys that lead to the number, and how to write it, as in
+            ``train_cifar10/summary/test_accuracy:.1%``. In a list the key is the place, counted from 0.
+
+    Raises:
+        ValueError: If there is no such record, or no number at that place, or it cannot be written so.
+    """
+    path, colon, form = address.rpartition(":")
+    name, *keys = path.split("/")
+    if not (colon and keys):
+        raise ValueError(f"{address!r} is no address of a number; expected RECORD/KEY/...:FORMAT")
+    try:
+        found = records.read(name)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
+    for key in keys:
+        inside = {str(place): entry for place, entry in enumerate(found)} if isinstance(found, list) else found
+        if not isinstance(inside, dict) or key not in inside:
+            known = ", ".join(inside) if isinstance(inside, dict) else "nothing: a number stands there"
+            raise ValueError(f"{address!r} leads nowhere: there is no {key!r}, but {known}")
+        found = inside[key]
+    if not isinstance(found, int | float):
+        raise ValueError(f"{address!r} leads to a {type(found).__name__}; expected a number")
+    return format(found, form).replace("%", "\N{NO-BREAK SPACE}%")
+
+
+class RecordedNumber(SphinxRole):
+    """``{record}`NAME/KEY/.../KEY:FORMAT```: a measured number, so that no page has to type one."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The number as text; what is wrong with the address is a warning, which fails the build."""
+        try:
+            return [nodes.Text(recorded(self.text))], []
+        except ValueError as error:
+            logging.getLogger(__name__).warning(str(error), location=self.get_location())
+            return [nodes.Text("?")], []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.add_css_file("book.css")
     app.add_directive("chapter-costs", ChapterCosts)
+    app.add_role("record", RecordedNumber())
     app.add_js_file(None, body=SEARCH_FROM_DISK)
     app.connect("config-inited", drop_launch_buttons)
     app.connect("config-inited", drop_thebe)
