@@ -63,7 +63,7 @@ def recorded(address: str) -> str:
 
     Args:
         address: The record's name, the keys that lead to the number, and how to write it, as in
-            ``train_cifar10/summary/test_accuracy:.1%``. In a list the key is the place, counted from 0.
+            ``train_cifar10/runs/0/test_accuracy:.1%``. In a list the key is the place, counted from 0.
 
     Raises:
         ValueError: If there is no such record, or no number at that place, or it cannot be written so.
