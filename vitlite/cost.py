@@ -89,7 +89,7 @@ def saved_bytes(model: nn.Module, image_size: Size, in_channels: int = 3) -> int
         ValueError: If a model of ours cannot read such images.
 
     Example:
-        >>> saved_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.GELU()), image_size=2)  # 12 + 5 floats
+        >>> saved_bytes(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.GELU()), image_size=2)
         68
     """
     checks.kind(nn.Module, model=model)
