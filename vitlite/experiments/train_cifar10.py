@@ -36,8 +36,9 @@ MODEL = {
     "pool": "mean",
 }
 
-# What turns pixels into tokens: the paper's patches, or a small ResNet.
-STEMS = {"plain": None, "conv": {"stem": "resnet", "embed_dim": 128, "width": 32, "blocks": 1}}
+# What turns pixels into tokens: the paper's patches, or two convolutions of stride 2. (In trials of four minutes these
+# gave 56 % on validation, small ResNets of 16 and 32 channels 49 %: they take so few steps in that time.)
+STEMS = {"plain": None, "conv": {"stem": "conv", "embed_dim": 128, "width": 64}}
 
 # Stages of each stem: image size, recipe and steps. The second one goes on from the first, with its positions
 # interpolated.
@@ -45,16 +46,13 @@ SCALES = {
     "cpu": {
         "model": MODEL,
         "stems": STEMS,
-        "stages": {
-            "plain": [[24, "cifar10-small", 17_500], [32, "cifar10-small-finetune", 13_000]],
-            "conv": [[24, "cifar10-small", 12_000], [32, "cifar10-small-finetune", 8_000]],
-        },
+        "stages": {stem: [[24, "cifar10-small", 17_500], [32, "cifar10-small-finetune", 13_000]] for stem in STEMS},
         "seeds": [0],
         "device": "cpu",
     },
     "full": {
         "model": MODEL | {"embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384, "drop_path": 0.1},
-        "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 192, "width": 24, "blocks": 1}},
+        "stems": {"plain": None, "conv": {"stem": "conv", "embed_dim": 192, "width": 96}},
         "stages": {stem: [[32, "cifar10", 35_200]] for stem in ("plain", "conv")},
         "seeds": [0, 1, 2],
         "device": "cuda",
