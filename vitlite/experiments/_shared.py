@@ -117,6 +117,7 @@ def trained(
     seed: int,
     device: str,
     checkpoint: Path,
+    autocast: bool = True,
     callbacks: Iterable[Callback] = (),
 ) -> dict:
     """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
@@ -128,9 +129,11 @@ def trained(
         seed: Of the order of the images and of their augmentation.
         device: Where to compute.
         checkpoint: Where the run waits when it is interrupted; removed at its end.
+        autocast: Compute in reduced precision where the device gains from it.
         callbacks: What else to hang on the trainer, to measure it as it goes.
     """
-    trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, callbacks=callbacks)
+    trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, autocast=autocast,
+                      callbacks=callbacks)  # fmt: skip
     history = trainer.fit(sets)
     checkpoint.unlink(missing_ok=True)
     image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * recipe.batch_size
