@@ -299,7 +299,7 @@ MAPS = torch.full((1, 2, 5, 5), 1 / 5)
         ([MAPS, -MAPS], ValueError, "rows of layer 2 do not sum to 1.*look like logits: pass logits.softmax"),
         ([1.5 * MAPS], ValueError, "sums from 1.5 to 1.5.*before dropout"),
         ([torch.rand(1, 2, 5, 5).mul(9).softmax(dim=-2)], ValueError, "its columns do: pass attention.transpose"),
-        ([MAPS.index_fill(3, torch.tensor([2]), torch.nan)], ValueError, "do not sum to 1"),
+        ([MAPS.index_fill(3, torch.tensor([2]), torch.nan)], ValueError, "do not sum to 1.*values that are no numbers"),
         ([MAPS[..., 1:, 1:]], ValueError, "sums from 0.8 to 0.8.*with the columns of all tokens"),
     ],
 )  # fmt: skip

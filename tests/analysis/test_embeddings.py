@@ -113,6 +113,9 @@ def test_similarity_equals_a_slow_loop_and_leaves_the_prefix_out():
     for token, r, c in np.ndindex(2, 3, 4):
         assert apart[token, r, c].item() == pytest.approx(slow_cosine(table[0, token], table[0, 2 + 4 * r + c]))
     assert analysis.prefix_similarity(table[:, 2:], (3, 4)).shape == (0, 3, 4)
+    square = table[:, :11]  # a single number stands for a square grid
+    assert torch.equal(analysis.position_similarity(square, 3), analysis.position_similarity(square, (3, 3)))
+    assert torch.equal(analysis.prefix_similarity(square, 3), analysis.prefix_similarity(square, (3, 3)))
 
 
 def test_sin_cos_positions_are_alike_by_their_offset_alone():

@@ -55,6 +55,15 @@ def test_scores_equal_a_slow_loop():
         torch.testing.assert_close(one, other)
 
 
+def test_zeros_stay_equal_at_any_scale():
+    """By a factor of 5 the weights of the interpolation are no exact floats: 0 must not become 1e-17."""
+    maps = torch.randint(3, (12, 3, 5), generator=torch.Generator().manual_seed(0)).double()
+    masks = torch.rand(12, 12, 25, generator=torch.Generator().manual_seed(1)) < 0.3
+    fitted = F.interpolate(maps[:, None], (12, 25), mode="bilinear")[:, 0].round(decimals=9)
+    wanted = [slow_scores(*each)[1] for each in zip(fitted, masks, strict=True)]
+    assert analysis.localisation(maps, masks).average_precision.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
 def test_by_hand():
     maps = torch.tensor([[[4.0, 3.0, 2.0, 1.0]]])
     scores = analysis.localisation(maps, torch.tensor([[[False, True, False, True]]]))
@@ -118,11 +127,29 @@ def test_scale_mirrors_and_order_of_images_do_not_change_a_score():
         (torch.full((1, 4, 4), torch.nan), torch.ones(1, 8, 8), "negative or not finite"),
         (torch.rand(0, 4, 4), torch.ones(0, 8, 8), r"maps have shape \[0, 4, 4\].* none of them 0"),
         (torch.rand(1, 0, 4), torch.ones(1, 8, 8), r"maps have shape \[1, 0, 4\]"),
+        (torch.rand(1, 4, 4), torch.full((1, 8, 8), torch.nan), "a mask is not finite"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(maps, masks, message):
     with pytest.raises(ValueError, match=message):
         analysis.localisation(maps, masks)
+
+
+def test_arrays_and_lists_are_no_tensors():
+    maps, images, labels = torch.rand(2, 2, 3), torch.rand(2, 3, 4, 6), torch.zeros(2, dtype=int)
+    with pytest.raises(TypeError, match=r"maps is ndarray; expected a tensor \[B, h, w\]"):
+        analysis.localisation(maps.numpy(), torch.ones(2, 8, 8))
+    with pytest.raises(TypeError, match=r"masks is ndarray; expected a tensor \[B, H, W\]"):
+        analysis.localisation(maps, np.ones((2, 8, 8)))
+    with pytest.raises(TypeError, match=r"values is list; expected a tensor \[n\]"):
+        analysis.bootstrap([0.0, 1.0])
+    for curve in (analysis.deletion_curve, analysis.insertion_curve):
+        with pytest.raises(TypeError, match=r"labels is list; expected a tensor \[B\]"):
+            curve(bright_patches, images, [0, 0], maps, [0.5])
+        with pytest.raises(TypeError, match="ranking is ndarray"):
+            curve(bright_patches, images, labels, maps.numpy(), [0.5])
+        with pytest.raises(TypeError, match="images is ndarray"):
+            curve(bright_patches, images.numpy(), labels, maps, [0.5])
 
 
 def test_the_centre_prior_is_a_gaussian_in_the_middle():

@@ -210,6 +210,13 @@ def test_what_is_no_rollout_is_refused(shape, arguments, message):
         analysis.token_map(torch.rand(shape), (2, 3), **arguments)
 
 
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"rollout is NoneType; expected a tensor \[batch, tokens, tokens\]"):
+        analysis.token_map(None, (2, 3))
+    with pytest.raises(TypeError, match=r"images is ndarray; expected a tensor \[B, C, H, W\]"):
+        analysis.gradient_rollout(vit(), pictures().numpy())
+
+
 # ---- gradients
 
 

@@ -103,7 +103,8 @@ def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
                 [0., 0.]])
     """
     _, patches = _directions(table, grid)
-    return (patches @ patches.T).unflatten(1, tuple(grid)).unflatten(0, tuple(grid))
+    sides = pair(grid, "grid")
+    return (patches @ patches.T).unflatten(1, sides).unflatten(0, sides)
 
 
 @torch.no_grad()
@@ -126,7 +127,7 @@ def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
         tensor([[[1., 0.]]])
     """
     prefix, patches = _directions(table, grid)
-    return (prefix @ patches.T).unflatten(1, tuple(grid))
+    return (prefix @ patches.T).unflatten(1, pair(grid, "grid"))
 
 
 def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

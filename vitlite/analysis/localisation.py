@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlite.analysis.maps import pair
+from vitlite.analysis.maps import check_tensor, pair
 
 __all__ = ["Localisation", "bootstrap", "centre_prior", "deletion_curve", "insertion_curve", "localisation"]
 
@@ -50,7 +50,9 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
         The three scores of each image, float32 on the CPU.
 
     Raises:
-        ValueError: If the shapes do not fit, there is no image, a map is negative or not finite, or a mask is empty.
+        TypeError: If maps or masks are no tensor.
+        ValueError: If the shapes do not fit, there is no image, a map is negative or not finite, or a mask is empty or
+            not finite.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -58,9 +60,13 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
         >>> localisation(mask.float(), mask)  # a map that is the mask
         Localisation(pointing=tensor([1.]), energy=tensor([1.]), average_precision=tensor([1.]))
     """
+    check_tensor(maps, "maps", "[B, h, w]")
+    check_tensor(masks, "masks", "[B, H, W]")
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks) or not (maps.numel() and masks.numel()):
         raise ValueError(f"maps have shape {list(maps.shape)} and masks {list(masks.shape)}; expected [B, h, w] and "
                          "[B, H, W] of equal B, none of them 0")  # fmt: skip
+    if not masks.isfinite().all():
+        raise ValueError("a mask is not finite somewhere; pass what is the object as true, or not 0, and the rest as 0")
     if not masks.flatten(1).any(dim=1).all():
         raise ValueError("a mask is empty: there is no object to find; leave such images out")
     if not (maps.isfinite() & (maps >= 0)).all():
@@ -78,7 +84,9 @@ def _scores(picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pointing = at_centres[picture == picture.max()].mean().float()
     # In float64 and then rounded, so that what is equal in the map is equal between its points, too.
     fitted = F.interpolate(picture[None, None], mask.shape, mode="bilinear")[0, 0] / picture.max()
-    values, inside = fitted.float().flatten(), mask.flatten()
+    # Where the map is 0 on all sides the weights' rounding error remains; it would rank pixels that are equal.
+    rounding = sum(picture.shape) * torch.finfo(picture.dtype).eps
+    values, inside = F.threshold(fitted, rounding, 0).float().flatten(), mask.flatten()
     return pointing, values[inside].sum() / values.sum(), _average_precision(values, inside)
 
 
@@ -118,12 +126,14 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
         Mean, lower end and upper end.
 
     Raises:
+        TypeError: If the values are no tensor.
         ValueError: If there is no value, one is not finite, or an option is out of range.
 
     Example:
         >>> bootstrap(torch.ones(10))
         (1.0, 1.0, 1.0)
     """
+    check_tensor(values, "values", "[n], one number an image")
     if values.ndim != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(f"values have shape {list(values.shape)}; expected [n], one finite number an image")
     if not 0 < level < 1 or draws < 1:
@@ -162,6 +172,7 @@ def deletion_curve(
         right and 0 elsewhere.
 
     Raises:
+        TypeError: If images, labels or ranking are no tensor.
         ValueError: If the ranking does not fit the images or holds a NaN, there is no image, a share is not in [0, 1],
             or the blank colour does not have a number for each channel.
 
@@ -206,6 +217,7 @@ def insertion_curve(
         float32 ``[len(shares)]``, or ``[len(shares), B]``.
 
     Raises:
+        TypeError: As ``deletion_curve``.
         ValueError: As ``deletion_curve``.
 
     Example:
@@ -214,6 +226,7 @@ def insertion_curve(
         >>> insertion_curve(brightest, image, torch.tensor([3]), image[:, 0], shares=(0, 0.25))
         tensor([0., 1.])
     """
+    check_tensor(ranking, "ranking", "[B, rows, cols]")
     count = max(1, ranking.shape[1:].numel())  # an empty grid is refused below
     hidden = [1 - round(share * count) / count for share in _shares(shares)]
     return deletion_curve(model, images, labels, ranking, hidden, blank=blank, least_first=True, per_image=per_image)
@@ -221,6 +234,9 @@ def insertion_curve(
 
 def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
     """Of every pixel the place of its patch in the ranking, from 0 for the largest value: ``[B, 1, H, W]``."""
+    check_tensor(ranking, "ranking", "[B, rows, cols]")
+    check_tensor(images, "images", "[B, C, H, W]")
+    check_tensor(labels, "labels", "[B]")
     shapes = ranking.shape, images.shape, labels.shape
     if [len(shape) for shape in shapes] != [3, 4, 1] or len({shape[0] for shape in shapes}) > 1 or not ranking.numel():
         raise ValueError(f"ranking has shape {list(ranking.shape)}, images {list(images.shape)}, labels "

@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-__all__ = ["check_values", "checked", "pair", "precision", "prefix_tokens", "token_rows"]
+__all__ = ["check_tensor", "check_values", "checked", "pair", "precision", "prefix_tokens", "token_rows"]
 
 TOLERANCE = 0.01  # how far a row's sum may be from 1: rounding to bfloat16 stays below
 
@@ -62,7 +62,9 @@ def _check_rows(layer: Tensor, number: int) -> None:
     sums, least = layer.sum(dim=-1, dtype=precision(layer)), layer.min()
     if least >= 0 and (sums - 1).abs().max() <= TOLERANCE:  # false also where there is a NaN
         return
-    if least < 0:
+    if least.isnan():
+        advice = "there are values that are no numbers: did the training diverge, or the logits overflow?"
+    elif least < 0:
         advice = "these look like logits: pass logits.softmax(dim=-1)"
     elif (layer.sum(dim=-2, dtype=precision(layer)) - 1).abs().max() <= TOLERANCE:
         advice = "its columns do: pass attention.transpose(-2, -1)"
@@ -74,6 +76,16 @@ def _check_rows(layer: Tensor, number: int) -> None:
     )
 
 
+def check_tensor(values: Tensor, name: str, expected: str) -> None:
+    """A tensor, and no array or list.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} is {type(values).__name__}; expected a tensor {expected}")
+
+
 def check_values(values: Tensor, name: str, expected: str) -> None:
     """A tensor of finite numbers: one NaN would spread to all that is computed from it.
 
@@ -81,8 +93,7 @@ def check_values(values: Tensor, name: str, expected: str) -> None:
         TypeError: If it is no tensor.
         ValueError: If a value is not finite.
     """
-    if not isinstance(values, Tensor):
-        raise TypeError(f"{name} is {type(values).__name__}; expected a tensor {expected}")
+    check_tensor(values, name, expected)
     if not values.isfinite().all():
         raise ValueError(f"{name} holds {(~values.isfinite()).sum().item()} values that are not finite; did the "
                          "training diverge?")  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlite.analysis.maps import checked, pair, precision, token_rows
+from vitlite.analysis.maps import check_tensor, checked, pair, precision, token_rows
 
 __all__ = ["attention_rollout", "gradient_rollout", "iter_rollout", "token_map"]
 
@@ -109,7 +109,7 @@ def gradient_rollout(
         ``[B, T, T]``, not negative. Of a model whose head is all zeros, as ``ViT`` starts, the identity.
 
     Raises:
-        TypeError: If the model returns no maps, or the images are not floating point.
+        TypeError: If the model returns no maps, or the images are no floating-point tensor.
         ValueError: If the maps are no probabilities ``[B, heads, T, T]``, the logits do not depend on them, there is no
             gradient, or ``classes`` does not fit.
 
@@ -118,6 +118,7 @@ def gradient_rollout(
         >>> gradient_rollout(model.eval(), torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 17, 17])
     """
+    check_tensor(images, "images", "[B, C, H, W]")
     if not images.is_floating_point():
         raise TypeError(f"images are {images.dtype}; a gradient needs floating point: normalise them first")
     with torch.enable_grad():
@@ -165,12 +166,14 @@ def token_map(
         ``[B, rows, cols]``, or ``[B, height, width]``.
 
     Raises:
+        TypeError: If the rollout is no tensor.
         ValueError: If the shape does not fit the grid, or there is no such token.
 
     Example:
         >>> token_map(torch.full((1, 5, 5), 0.2), grid=(2, 2), image_size=8).shape
         torch.Size([1, 8, 8])
     """
+    check_tensor(rollout, "rollout", "[batch, tokens, tokens]")
     if rollout.ndim != 3 or rollout.shape[1] != rollout.shape[2]:
         raise ValueError(f"rollout has shape {list(rollout.shape)}; expected [batch, tokens, tokens]")
     picture = token_rows(rollout.detach(), grid, token)
