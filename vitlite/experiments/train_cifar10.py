@@ -49,7 +49,7 @@ SCALES = {
         "stems": {"plain": None, "conv": CONV},
         "stages": {
             "plain": [[24, "cifar10-small", 17_500], [32, "cifar10-small-finetune", 13_000]],
-            "conv": [[24, "cifar10-small", 10_000], [32, "cifar10-small-finetune", 10_000]],
+            "conv": [[24, "cifar10-small", 10_000], [32, "cifar10-small-finetune", 6_000]],
         },
         "seeds": [0],
         "device": "cpu",
