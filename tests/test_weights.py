@@ -232,6 +232,18 @@ def test_tensors_that_do_not_fit_are_all_listed_and_none_is_loaded():
     assert torch.equal(model.norm.weight, before)
 
 
+def test_weights_for_another_patch_size_are_refused_with_what_to_do():
+    larger = ViT(dataclasses.replace(SMALL, image_size=32, patch_size=8)).state_dict()
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        weights.fill(ViT(SMALL), larger, "the file")
+    assert "patch_embed.projection.weight: [24, 192] there, [24, 48] in the model" in str(error.value)
+    assert "patches have another size" in str(error.value)
+    assert "with the patch_size it was trained with" in str(error.value)
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        weights.fill(ViT(SMALL), ViT(dataclasses.replace(SMALL, embed_dim=32)).state_dict(), "the file")
+    assert "patches" not in str(error.value), "they are as large; their embeddings are not"
+
+
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
     path.write_bytes(path.read_bytes()[:-100])

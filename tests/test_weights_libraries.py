@@ -112,6 +112,8 @@ def test_what_a_state_dict_does_not_tell_can_be_given():
     same(weights.from_timm(theirs.state_dict(), **given), theirs, (16, 24))
     with pytest.raises(ValueError, match="12 positions.*no square grid.*image_size="):
         weights.from_timm(theirs.state_dict(), num_heads=3, pool="mean")
+    with pytest.raises(ValueError, match="12 positions.*no square grid.*nor the grid of image_size=16×32 .* 4×8; pass"):
+        weights.from_timm(theirs.state_dict(), num_heads=3, pool="mean", image_size=(16, 32))
     with pytest.raises(ValueError, match="does not tell the number of heads, width is 24; pass num_heads="):
         weights.from_timm(theirs.state_dict(), pool="mean", image_size=(16, 24))
     with pytest.raises(ValueError, match="pass pool='mean'"):

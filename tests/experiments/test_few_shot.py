@@ -99,6 +99,18 @@ def test_what_is_trained_once_is_read_the_next_time(tmp_path):
     assert model.weight.tolist() == [[1.0, 1.0]] * 2
 
 
+def test_what_was_trained_with_another_patch_size_is_refused(tmp_path):
+    path, other = tmp_path / "m.safetensors", QUICK | {"vit": QUICK["vit"] | {"patch_size": 8}}
+    once(build("vit", other, 0), path, dict)
+    with pytest.raises(ValueError, match=r"(?s)m\.safetensors.* does not fit the model.*with the patch_size it was"):
+        once(build("vit", QUICK, 0), path, lambda: pytest.fail("trained over it"))
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="family is 'rnn'; expected one of 'vit', 'hybrid', 'resnet', 'mlp'"):
+        build("rnn", QUICK, 0)
+
+
 def test_features_that_tell_the_classes_apart_need_one_image_of_each(sets):
     class Told(torch.nn.Module):
         """Sees each image's label in its first pixel."""

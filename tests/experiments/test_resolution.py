@@ -40,6 +40,15 @@ def test_a_new_table_is_as_before_training_and_all_else_stays(model):
                if "position" not in name for b in [larger.state_dict()[name]])  # fmt: skip
 
 
+@pytest.mark.parametrize(("size", "table", "message"), [
+    (24, "bicubic", "table is 'bicubic'; expected one of 'jax', .*'nearest', 'new', 'same'"),
+    (18, "jax", "image is 18×18, patch size is 4: 18 is not a multiple of 4"),
+])  # fmt: skip
+def test_what_does_not_exist_or_fit_is_refused(model, size, table, message):
+    with pytest.raises(ValueError, match=message):
+        resolution.enlarged(model, size, table, seed=0)
+
+
 def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
     points = resolution.points(TINY)
     assert points[0] == {"data": "scenes", "image_size": 16, "table": "same", "seed": 0}

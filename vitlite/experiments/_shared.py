@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vitlite import ViT, ViTConfig, cost, data, resnet
+from vitlite import ViT, ViTConfig, checks, cost, data, resnet
 from vitlite.files import written_whole
 from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet
@@ -20,6 +20,7 @@ from vitlite.train import Trainer, evaluate
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train.callbacks import Callback
 from vitlite.train.recipes import Recipe
+from vitlite.weights import fill
 
 __all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "mlp", "once", "paired", "trained", "tuned", "vit"]
 
@@ -80,7 +81,12 @@ FAMILIES: dict[str, Callable[[dict], nn.Module]] = {
 
 
 def build(family: str, config: dict, seed: int) -> nn.Module:
-    """A new model of the family, with the seed's weights."""
+    """A new model of the family, with the seed's weights.
+
+    Raises:
+        ValueError: If there is no such family.
+    """
+    checks.choice(FAMILIES, family=family)
     torch.manual_seed(seed)
     return FAMILIES[family](config)
 
@@ -202,6 +208,9 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
 
     Returns:
         What was measured.
+
+    Raises:
+        ValueError: If the file holds a model of another shape, such as another patch size; the message lists where.
     """
     found = checkpoints.load(path, {})
     if found is None:
@@ -209,7 +218,7 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
         checkpoints.save(path, {"measured": measured}, model=model.state_dict())
         return measured
     parts, told = found
-    model.load_state_dict(parts["model"])
+    fill(model, parts["model"], f"{path}, from an earlier run,")
     return told["measured"]
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitlite import ViT, ViTConfig, cost, data, weights
+from vitlite import ViT, ViTConfig, checks, cost, data, weights
 from vitlite.experiments._shared import interval, trained
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
@@ -96,7 +96,11 @@ def enlarged(model: ViT, image_size: int, table: str, seed: int) -> ViT:
         image_size: The new size, in pixels.
         table: A convention of ``vitlite.position``, ``"nearest"``, ``"new"``, or ``"same"`` where the size stays.
         seed: Of a new table.
+
+    Raises:
+        ValueError: If there is no such kind of table, or the patch size does not divide the new size.
     """
+    checks.choice([*TABLES, "same"], table=table)
     larger = model.at_resolution(image_size, table if table in CONVENTIONS else "jax")
     prefix = model.config.table_prefix
     if table == "nearest":

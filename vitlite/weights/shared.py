@@ -41,6 +41,9 @@ INEXPRESSIBLE = {
 # The tensors that tell a model's shape, by our names, with their axes.
 AXES = {"patch_embed.projection.weight": 4, "blocks.0.norm1.weight": 1, "blocks.0.mlp.contract.weight": 2}
 OPTIONAL = {"position": 3, "registers": 3, "head.out.weight": 2}
+OTHER_PATCHES = (
+    "\nIts patches have another size (or other channels); build the model with the patch_size it was trained with"
+)
 
 
 class Library(NamedTuple):
@@ -87,8 +90,15 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
-        raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong))
+        told = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
+        raise ValueError(told + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
     model.load_state_dict(dict(state))
+
+
+def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether a patch has another number of pixels there: the projection's matrix is ``[D, C·P·P]``."""
+    return any(name.endswith("patch_embed.projection.weight") and name in state
+               and state[name].shape[1:] != tensor.shape[1:] for name, tensor in wanted.items())  # fmt: skip
 
 
 # ---- what comes in
@@ -264,7 +274,11 @@ def _config(library: Library, state: Mapping[str, Tensor], told: Mapping, asked:
 
 
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
-    """The size that a position table of so many rows was made for: square images', or else the one asked for."""
+    """The size that a position table of so many rows was made for: square images', or else the one asked for.
+
+    Raises:
+        ValueError: If it is neither.
+    """
     (tall, wide), wanted = patch_size, asked and pair(asked)
     for patches in (rows - prefix, rows):  # with and without rows for the prefix
         side = math.isqrt(max(patches, 0))
@@ -272,12 +286,11 @@ def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[i
             return side * tall, side * wide
         if wanted and (wanted[0] // tall) * (wanted[1] // wide) == patches:
             return wanted
-    if asked is None:
-        raise ValueError(
-            f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens; "
-            "pass the image_size= that the weights were made for"
-        )
-    return asked
+    given = f", nor the grid of image_size={wanted[0]}×{wanted[1]} in patches of {tall}×{wide}" if wanted else ""
+    raise ValueError(
+        f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens{given}; "
+        "pass the image_size= that the weights were made for"
+    )
 
 
 def _tidy(size: Sequence[int]) -> Size:
