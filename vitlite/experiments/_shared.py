@@ -19,6 +19,7 @@ from vitlite.resnet import ResNet
 from vitlite.train import Trainer, evaluate
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train.callbacks import Callback
+from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
@@ -125,6 +126,7 @@ def trained(
     checkpoint: Path,
     autocast: bool = True,
     callbacks: Iterable[Callback] = (),
+    objective: Objective | None = None,
 ) -> dict:
     """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
 
@@ -137,9 +139,10 @@ def trained(
         checkpoint: Where the run waits when it is interrupted; removed at its end.
         autocast: Compute in reduced precision where the device gains from it.
         callbacks: What else to hang on the trainer, to measure it as it goes.
+        objective: What to ask of the model while it is trained; classification by default.
     """
     trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, autocast=autocast,
-                      callbacks=callbacks)  # fmt: skip
+                      callbacks=callbacks, objective=objective)  # fmt: skip
     history = trainer.fit(sets)
     checkpoint.unlink(missing_ok=True)
     image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * recipe.batch_size
