@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from torch import nn
+from usual import USUAL, check_the_card_tells_the_grid
 
-from vitlite import ViT, ViTConfig, cost, data, experiments
+from vitlite import ViT, ViTConfig, cost, data
 from vitlite.experiments import distillation
 from vitlite.train import evaluate
 from vitlite.train.objectives import distil
@@ -18,8 +19,6 @@ TINY = QUICK | {
     "recipe": QUICK["recipe"] | {"batch_size": 32},
     "steps": 3, "cosine_images": 20,
 }  # fmt: skip
-USUAL = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-         "test_accuracy"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,7 @@ def test_the_first_seed_comes_whole_and_the_card_tells_the_grid():
     points = distillation.points(CPU)
     assert [point["student"] for point in points[:7]] == list(distillation.STUDENTS)
     assert [point["seed"] for point in points] == [0] * 7 + [1] * 7 + [2] * 7
-    for scale in ("cpu", "full"):
-        count = len(distillation.points(distillation.SCALES[scale]))
-        assert f"{scale}: {count} runs" in experiments.card(distillation)["cost"]
+    check_the_card_tells_the_grid(distillation)
 
 
 @pytest.mark.parametrize("scale", distillation.SCALES)

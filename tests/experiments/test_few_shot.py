@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from usual import USUAL, check_the_card_tells_the_grid
 
 from vitlite import cost, data, experiments, records
 from vitlite.experiments import few_shot
@@ -12,8 +13,6 @@ from vitlite.experiments._shared import build, fresh_head, once
 QUICK, CPU = few_shot.SCALES["quick"], few_shot.SCALES["cpu"]
 TINY = QUICK | {"images": [1, 3], "rates": [1e-3], "rate_images": 1, "pretraining_steps": 2, "steps": 2,
                 "source": QUICK["source"] | {"train_images": 40, "held_out": 20}}  # fmt: skip
-USUAL = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-         "test_accuracy"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,7 @@ def test_every_network_of_the_first_seed_comes_first(scale):
 
 
 def test_the_card_tells_the_grid():
-    assert f"{len(few_shot.points(CPU))} runs" in experiments.card(few_shot)["cost"]
-    assert f"{len(few_shot.points(few_shot.SCALES['full']))} runs" in experiments.card(few_shot)["cost"]
+    check_the_card_tells_the_grid(few_shot)
     assert CPU["images"] == [1, 5, 10, 25, 100]
 
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from usual import USUAL, check_the_card_tells_the_grid
 
-from vitlite import data, experiments, weights
+from vitlite import data, weights
 from vitlite.experiments import masked_patches
 from vitlite.experiments._shared import build
 from vitlite.train.objectives import MaskedPatches
@@ -14,8 +15,6 @@ QUICK, CPU = masked_patches.SCALES["quick"], masked_patches.SCALES["cpu"]
 SCENES = {"name_or_path": "scenes", "train_images": 100, "held_out": 20, "image_size": 16}
 TINY = QUICK | {"data": SCENES, "scenes": SCENES | {"seed": 1}, "pretraining_steps": 2, "search_steps": 1, "steps": 2,
                 "rates": [1e-3], "pretraining": ["none", "colour", "scenes", "pixels", "labels"]}  # fmt: skip
-USUAL = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-         "test_accuracy"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,7 @@ def test_the_first_seed_comes_first_and_the_card_tells_the_grid():
     points = masked_patches.points(CPU)
     assert [point["pretraining"] for point in points[:4]] == ["none", "colour", "scenes", "pixels"]
     assert [point["seed"] for point in points] == [0] * 4 + [1] * 4 + [2] * 4
-    for scale in ("cpu", "full"):
-        count = len(masked_patches.points(masked_patches.SCALES[scale]))
-        assert f"{count} runs" in experiments.card(masked_patches)["cost"]
+    check_the_card_tells_the_grid(masked_patches)
 
 
 @pytest.mark.parametrize("scale", masked_patches.SCALES)

@@ -4,16 +4,15 @@ import json
 
 import pytest
 import torch
+from usual import USUAL, check_the_card_tells_the_grid
 
-from vitlite import ViT, ViTConfig, data, experiments
+from vitlite import ViT, ViTConfig, data
 from vitlite.experiments import pixel_tokens
 from vitlite.experiments._pixels import Causal, NextPixel, Palette, clusters, complete
 from vitlite.experiments.pixel_tokens import build
 from vitlite.train.objectives import MaskedPatches
 
 QUICK, CPU = pixel_tokens.SCALES["quick"], pixel_tokens.SCALES["cpu"]
-USUAL = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-         "test_accuracy"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,7 @@ def model(sets):
 def test_the_first_seed_comes_first_and_the_card_tells_the_grid():
     assert [(point["seed"], point["tokens"]) for point in pixel_tokens.points(CPU)] == [
         (seed, tokens) for seed in (0, 1, 2) for tokens in ("pixels", "patches")]  # fmt: skip
-    for scale in ("cpu", "full"):
-        count = len(pixel_tokens.points(pixel_tokens.SCALES[scale]))
-        assert f"{scale}: {count} runs" in experiments.card(pixel_tokens)["cost"]
+    check_the_card_tells_the_grid(pixel_tokens)
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])

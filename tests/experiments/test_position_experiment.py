@@ -16,10 +16,10 @@ TINY = position.SCALES["quick"] | {"steps": 4}
 @pytest.fixture(scope="module", autouse=True)
 def sets():
     """Fewer images than at quick scale, rendered once."""
-    before, few = position._data, data.load("scenes", train_images=80, held_out=40, image_size=16)
-    position._data = lambda name, **given: few
+    before, few = position.loaded, data.load("scenes", train_images=80, held_out=40, image_size=16)
+    position.loaded = lambda name, **given: few
     yield few
-    position._data = before
+    position.loaded = before
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from usual import USUAL, check_the_card_tells_the_grid
 
 from vitlite import cost, experiments, records
 from vitlite.experiments import pretrain
@@ -15,8 +16,6 @@ TINY = QUICK | {
     "data": QUICK["data"] | {"train_images": 60, "held_out": 40}, "labels": [10, 40], "validation_images": 20,
     "pretraining_steps": 3, "search_steps": 1, "steps": 2,
 }  # fmt: skip
-USUAL = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-         "test_accuracy"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,7 @@ def of(made, family, images, steps):
 
 
 def test_the_card_tells_the_grid():
-    for scale, config in (("cpu", CPU), ("full", FULL)):
-        assert f"{scale}: {len(pretrain.points(config))} runs" in experiments.card(pretrain)["cost"]
+    check_the_card_tells_the_grid(pretrain)
     assert FULL["pretraining_images"] == [10_000, 100_000, 1_000_000]
 
 

@@ -16,10 +16,10 @@ TINY = scaling.SCALES["quick"] | {"steps": 3, "search_steps": 2}
 @pytest.fixture(scope="module", autouse=True)
 def sets():
     """Fewer images than at quick scale, rendered once."""
-    before, few = scaling._data, data.load("scenes", train_images=80, held_out=40, image_size=16)
-    scaling._data = lambda **given: few
+    before, few = scaling.loaded, data.load("scenes", train_images=80, held_out=40, image_size=16)
+    scaling.loaded = lambda **given: few
     yield few
-    scaling._data = before
+    scaling.loaded = before
 
 
 def flops(point, config):

@@ -14,10 +14,10 @@ TINY = tokens.SCALES["quick"] | {"steps": 3}
 @pytest.fixture(scope="module", autouse=True)
 def sets():
     """Fewer images than at quick scale, rendered once."""
-    before, few = tokens._data, data.load("scenes", train_images=80, held_out=40, image_size=16)
-    tokens._data = lambda **given: few
+    before, few = tokens.loaded, data.load("scenes", train_images=80, held_out=40, image_size=16)
+    tokens.loaded = lambda **given: few
     yield few
-    tokens._data = before
+    tokens.loaded = before
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])

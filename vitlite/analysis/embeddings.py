@@ -103,8 +103,7 @@ def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
                 [0., 0.]])
     """
     _, patches = _directions(table, grid)
-    sides = pair(grid, "grid")
-    return (patches @ patches.T).unflatten(1, sides).unflatten(0, sides)
+    return torch.tensordot(patches, patches, dims=([2], [2]))
 
 
 @torch.no_grad()
@@ -127,12 +126,12 @@ def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
         tensor([[[1., 0.]]])
     """
     prefix, patches = _directions(table, grid)
-    return (prefix @ patches.T).unflatten(1, pair(grid, "grid"))
+    return torch.tensordot(prefix, patches, dims=([1], [2]))
 
 
 def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The rows of a position table, each of length 1: those before the patches ``[prefix, D]``, those of patches ``[N,
-    D]``."""
+    """The rows of a position table, each of length 1: those before the patches ``[prefix, D]``, those of the patches
+    ``[rows, cols, D]``."""
     check_values(table, "table", "[prefix + N, D], such as model.position_table() (relative positions have none: see "
                  "bias_by_offset)")  # fmt: skip
     rows, cols = pair(grid, "grid")
@@ -143,7 +142,7 @@ def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
             f"{rows}×{cols} patches, after those of class token and the like"
         )
     unit = torch.nn.functional.normalize(flat.to(precision(flat)), dim=-1)
-    return unit[: -rows * cols], unit[-rows * cols :]
+    return unit[: -rows * cols], unit[-rows * cols :].unflatten(0, (rows, cols))
 
 
 def bias_by_offset(bias: Tensor) -> Tensor:

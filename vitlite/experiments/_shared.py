@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,10 +24,23 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "mlp", "once", "paired", "trained", "tuned", "vit"]
+__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "loaded", "mlp", "once", "paired", "trained",
+           "tuned", "unmasked", "usual_recipe", "vit"]  # fmt: skip
 
 # Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+# ---- data that many runs of a process read
+
+loaded = cache(data.load)  # the same splits for every run that names the same set
+
+
+@cache
+def unmasked(*given: str, **options: int) -> data.Splits:
+    """``data.load`` without the training images' masks, which fill the memory where images are many."""
+    sets = data.load(*given, **options)
+    return sets._replace(train=replace(sets.train, masks=None))
 
 
 # ---- families of networks, each as large as the ViT
@@ -93,6 +107,21 @@ def build(family: str, config: dict, seed: int) -> nn.Module:
 
 
 # ---- training and its measure
+
+
+def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validations: int = 1, **fields: int) -> Recipe:
+    """What the runs of most experiments have in common: warmup over a tenth of the steps, few validations.
+
+    Args:
+        name: The experiment's.
+        config: Its configuration; ``config["recipe"]`` holds the other fields of ``Recipe``.
+        steps: How many.
+        rate: The learning rate.
+        validations: How often to validate, the last time at the end.
+        fields: Further fields of ``Recipe``.
+    """
+    return Recipe(name, steps, learning_rate=rate, warmup_steps=steps // 10,
+                  validate_every=max(1, steps // validations), **config["recipe"], **fields)  # fmt: skip
 
 
 def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:

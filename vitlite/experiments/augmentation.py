@@ -18,11 +18,9 @@ Cost:        cpu: 45 runs (CIFAR-10 at 24 pixels, three seeds) of 35 to 115 seco
 from __future__ import annotations
 
 import statistics
-from functools import cache
 from pathlib import Path
 
-from vitlite import data
-from vitlite.experiments._shared import best, build, interval, paired, trained, tuned
+from vitlite.experiments._shared import best, build, interval, loaded, paired, trained, tuned
 from vitlite.experiments.data_size import drawn
 from vitlite.train import Recipe, Trainer
 
@@ -111,7 +109,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     found = search(family, config, work)
     this = recipe(level, point["steps"], best(found), config)
     resume = work / f"{family}-{size}-{this.steps}-{level}-seed{seed}.safetensors"
-    measured = trained(build(family, config, seed), drawn(_data(**config["data"]), size, seed), this,
+    measured = trained(build(family, config, seed), drawn(loaded(**config["data"]), size, seed), this,
                        seed=seed, device=config["device"], checkpoint=resume)  # fmt: skip
     return measured | {
         "epochs": measured["images_seen"] / size,
@@ -124,7 +122,7 @@ def search(family: str, config: dict, work: Path) -> dict[str, float]:
     """Validation accuracy after a short training at each rate, with light augmentation; noted for all runs to come."""
 
     def trial(rate: float) -> float:
-        sets = drawn(_data(**config["data"]), config["tuned_at"], seed=0)
+        sets = drawn(loaded(**config["data"]), config["tuned_at"], seed=0)
         trainer = Trainer(build(family, config, seed=0), recipe("light", config["search_steps"], rate, config),
                           device=config["device"])  # fmt: skip
         return trainer.fit(sets)["val_accuracy"][-1]
@@ -153,8 +151,3 @@ def summarise(runs: list[dict]) -> dict:
             for level, those in mine.items()
         }
     return told
-
-
-@cache
-def _data(**given) -> data.Splits:
-    return data.load(**given)

@@ -15,14 +15,13 @@ Cost:        cpu: 12 runs, about 25 minutes on one core with bfloat16 instructio
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
 from vitlite import cost, data
 from vitlite.experiments import bias
-from vitlite.experiments._shared import best, interval, trained
+from vitlite.experiments._shared import best, interval, loaded, trained
 
 __all__ = ["DATASET", "SCALES", "measures", "points", "run", "summarise", "windows"]
 
@@ -66,7 +65,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         disturbed test images the lists ``shift``, ``shuffle`` and ``cover``, as in ``bias``.
     """
     family, seed, size = point["family"], point["seed"], config["vit"]["image_size"]
-    whole = _data(**config["data"])
+    whole = loaded(**config["data"])
     sets = data.Splits(*(_middle(split, size) for split in whole))
     found = bias.search(family, sets, config, work)
     model, recipe = bias.build(family, config, seed), bias.recipe(config, config["steps"], best(found))
@@ -167,8 +166,3 @@ def windows(images: Tensor, shift: int, size: int) -> Tensor:
 
 def _middle(split: data.Split, size: int) -> data.Split:
     return dataclasses.replace(split, images=windows(split.images, 0, size), masks=None)
-
-
-@cache
-def _data(**wanted) -> data.Splits:
-    return data.load(**wanted)

@@ -18,16 +18,15 @@ Cost:        cpu: 60 runs (CIFAR-10 and scenes at 24 pixels, three seeds) of up 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterable
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from vitlite import cost, data
-from vitlite.experiments._shared import best, build, interval, paired, trained, tuned
-from vitlite.train import Recipe, Trainer
+from vitlite.experiments._shared import best, build, interval, paired, trained, tuned, unmasked, usual_recipe
+from vitlite.train import Trainer
 
 __all__ = ["DATASET", "SCALES", "drawn", "points", "run", "search", "steps", "summarise"]
 
@@ -104,6 +103,8 @@ SCALES = {
     },
 }  # fmt: skip
 
+_recipe = partial(usual_recipe, "data_size", validations=2)
+
 
 def points(config: dict) -> list[dict]:
     """The whole grid with the first seed, then with the next."""
@@ -154,7 +155,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     found = search(name, at, family, config, work)
     model, recipe = build(family, config, seed), _recipe(config, lasting, best(found))
     resume = work / f"{name}-{point['length']}-{size}-{family}-seed{seed}.safetensors"
-    measured = trained(model, drawn(_data(name, **config["data"][name]), size, seed), recipe,
+    measured = trained(model, drawn(unmasked(name, **config["data"][name]), size, seed), recipe,
                        seed=seed, device=config["device"], checkpoint=resume)  # fmt: skip
     return measured | {
         "flops": cost.flops(model, config["vit"]["image_size"]),
@@ -175,7 +176,7 @@ def search(name: str, train_images: int, family: str, config: dict, work: Path) 
 
     def trial(rate: float) -> float:
         recipe = _recipe(config, config["search_steps"], rate)
-        sets = drawn(_data(name, **config["data"][name]), train_images, seed=0)
+        sets = drawn(unmasked(name, **config["data"][name]), train_images, seed=0)
         return Trainer(build(family, config, seed=0), recipe, device=config["device"]).fit(sets)["val_accuracy"][-1]
 
     return tuned(config["learning_rates"], trial, work / f"{name}-{train_images}-{family}-search.json")
@@ -210,14 +211,3 @@ def summarise(runs: list[dict]) -> dict:
 def _belongs(run: dict, name: str, length: str, runs: list[dict]) -> bool:
     passes = {other["epochs"] for other in runs if (other["data"], other["length"]) == (name, length)}
     return run["length"] == length or (length == "epochs" and run["epochs"] in passes)
-
-
-def _recipe(config: dict, lasting: int, rate: float) -> Recipe:
-    return Recipe("data_size", lasting, learning_rate=rate, warmup_steps=lasting // 10,
-                  validate_every=max(1, lasting // 2), **config["recipe"])  # fmt: skip
-
-
-@cache
-def _data(name: str, **given: int) -> data.Splits:
-    sets = data.load(name, **given)
-    return sets._replace(train=dataclasses.replace(sets.train, masks=None))  # which nobody asks for

@@ -21,7 +21,7 @@ Cost:        cpu: 21 runs (seven students, three seeds, and before them three te
 from __future__ import annotations
 
 import statistics
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,11 +30,10 @@ from torch import Tensor, nn
 
 from vitlite import ViT, ViTConfig, cost, data
 from vitlite.data.augment import normalise
-from vitlite.experiments._shared import interval, once, paired, trained
+from vitlite.experiments._shared import interval, loaded, once, paired, trained, usual_recipe
 from vitlite.resnet import ResNet, ResNetConfig
 from vitlite.train.device import autocast_dtype
 from vitlite.train.objectives import Objective, classify, distil
-from vitlite.train.recipes import Recipe
 
 __all__ = ["DATASET", "SCALES", "answers", "cosines", "points", "run", "summarise", "teacher", "two_labels"]
 
@@ -97,6 +96,8 @@ SCALES = {
     },
 }  # fmt: skip
 
+_recipe = partial(usual_recipe, "distillation")
+
 
 def points(config: dict) -> list[dict]:
     """Every student of the first seed, then of the next."""
@@ -113,7 +114,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         ``heads_agree``, the same of the two heads, and ``cosine``, how alike the two tokens are.
     """
     student, seed = config["students"][point["student"]], point["seed"]
-    sets, device = _data(**config["data"]), config["device"]
+    sets, device = loaded(**config["data"]), config["device"]
     teachers = {name: _teacher(name, seed, config, sets, work) for name in config["teachers"]}
     shape = config["vit"] | {"distillation": student["token"]}
     torch.manual_seed(seed)
@@ -209,16 +210,6 @@ def two_labels(model: ViT, images: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     heads, ask = model.forward_heads(images), classify()
     loss = sum(ask(nn.Identity(), logits, targets)[0] for logits in heads) / 2
     return loss, ask(nn.Identity(), sum(heads), targets)[1]
-
-
-def _recipe(config: dict, steps: int, rate: float) -> Recipe:
-    return Recipe("distillation", steps, learning_rate=rate, warmup_steps=steps // 10, validate_every=steps,
-                  **config["recipe"])  # fmt: skip
-
-
-@cache
-def _data(**told) -> data.Splits:
-    return data.load(**told)
 
 
 # ---- what the two tokens learned

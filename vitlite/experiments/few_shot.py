@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import statistics
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from vitlite import cost, data
 from vitlite.analysis import linear_probe
 from vitlite.data.augment import normalise
-from vitlite.experiments._shared import best, build, fresh_head, interval, once, trained, tuned
+from vitlite.experiments._shared import best, build, fresh_head, interval, loaded, once, trained, tuned, usual_recipe
 from vitlite.train import evaluate
 from vitlite.train.device import autocast_dtype
-from vitlite.train.recipes import Recipe
 
 __all__ = ["DATASET", "SCALES", "draw", "features", "nearest", "points", "run", "summarise"]
 
@@ -83,6 +82,8 @@ SCALES = {
         "steps": 500, "batch_size": 128, "rates": [1e-4, 3e-4, 1e-3], "seeds": [0, 1, 2, 3, 4], "device": "cuda",
     },
 }  # fmt: skip
+
+_recipe = partial(usual_recipe, "few_shot")
 
 
 def points(config: dict) -> list[dict]:
@@ -168,7 +169,7 @@ def _spread(seeds: dict[int, list[float]]) -> float | None:
 
 def _pretrained(model: nn.Module, point: dict, config: dict, path: Path) -> dict:
     """Pre-train on labelled scenes, or leave the weights as they are; gives the usual keys."""
-    sets = _source(**config["source"])
+    sets = loaded("scenes", **config["source"])
     if point["source"] == "random":
         nothing = dict.fromkeys(("train_images", "steps", "images_seen", "seconds", "train_flops"), 0)
         accuracies = {f"{name}_accuracy": evaluate(model, split).accuracy
@@ -181,26 +182,11 @@ def _pretrained(model: nn.Module, point: dict, config: dict, path: Path) -> dict
                                              checkpoint=resume))  # fmt: skip
 
 
-def _recipe(config: dict, steps: int, rate: float, **fields) -> Recipe:
-    return Recipe("few_shot", steps, learning_rate=rate, warmup_steps=steps // 10, validate_every=steps,
-                  **config["recipe"], **fields)  # fmt: skip
-
-
-@cache
-def _source(**told) -> data.Splits:
-    return data.load("scenes", **told)
-
-
 def _held(told: dict, held_out: int) -> data.Splits:
     """A target's splits, with so many images, class-balanced, to choose on and to measure on."""
-    sets = _target(**told)
+    sets = loaded(**told)
     held = (split.subset(min(held_out, len(split))) for split in (sets.validation, sets.test))
     return data.Splits(sets.train, *held)
-
-
-@cache
-def _target(**told) -> data.Splits:
-    return data.load(**told)
 
 
 # ---- the few images

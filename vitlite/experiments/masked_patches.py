@@ -17,7 +17,7 @@ Cost:        cpu: 12 runs (four ways to begin, three seeds; each is fine-tuned a
 from __future__ import annotations
 
 import copy
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from vitlite import ViT, cost, data, records, weights
 from vitlite.data.augment import normalise
-from vitlite.experiments._shared import best, build, interval, once, trained, tuned
+from vitlite.experiments._shared import best, build, interval, loaded, once, trained, tuned, usual_recipe
 from vitlite.train import Trainer
 from vitlite.train.objectives import MaskedPatches, masked_patches
 from vitlite.train.recipes import Recipe
@@ -77,6 +77,8 @@ SCALES = {
     },
 }  # fmt: skip
 
+_recipe = partial(usual_recipe, "masked_patches")
+
 
 def points(config: dict) -> list[dict]:
     """Every way to begin with the first seed, then with the next."""
@@ -91,7 +93,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         ``pretrained``, those of the pre-training, without the accuracies that it has not (None if there is none);
         and ``search``, validation accuracy by the rate of fine-tuning.
     """
-    where, seed, sets = "-".join(map(str, point.values())), point["seed"], _data(**config["data"])
+    where, seed, sets = "-".join(map(str, point.values())), point["seed"], loaded(**config["data"])
     few = {share: labelled(sets.train, share, seed) for share in {*config["fractions"], config["rate_fraction"]}}
     model = build("vit", config, seed).to(config["device"])
     before = _pretrained(model, point, config, work / f"{where}.safetensors")
@@ -156,7 +158,7 @@ def _pretrained(model: ViT, point: dict, config: dict, path: Path) -> dict | Non
         return None
     recipe = _recipe(config, config["pretraining_steps"], config["pretraining_rate"])
     resume = path.with_suffix(".part.safetensors")
-    sets = _data(**config["scenes" if name == "scenes" else "data"])
+    sets = loaded(**config["scenes" if name == "scenes" else "data"])
     if name not in TARGETS:
         return once(model, path, lambda: trained(model, sets, recipe, seed=seed, device=config["device"],
                                                  checkpoint=resume))  # fmt: skip
@@ -184,16 +186,6 @@ def _learn(model: MaskedPatches, sets: data.Splits, recipe: Recipe, seed: int, d
         "masked_accuracy": history["val_accuracy"][-1],
         **baselines(model, sets.validation),
     }
-
-
-def _recipe(config: dict, steps: int, rate: float) -> Recipe:
-    return Recipe("masked_patches", steps, learning_rate=rate, warmup_steps=steps // 10, validate_every=steps,
-                  **config["recipe"])  # fmt: skip
-
-
-@cache
-def _data(**told) -> data.Splits:
-    return data.load(**told)
 
 
 def labelled(train: data.Split, fraction: float, seed: int) -> data.Split:

@@ -34,12 +34,11 @@ from vitlite.analysis import linear_probe
 from vitlite.data.augment import normalise
 from vitlite.experiments import masked_patches as patches
 from vitlite.experiments._pixels import NextPixel, Palette, clusters, complete
-from vitlite.experiments._shared import best, interval, once, paired, tuned
+from vitlite.experiments._shared import best, interval, loaded, once, paired, tuned, usual_recipe
 from vitlite.experiments.cost import seconds
 from vitlite.train import Trainer
 from vitlite.train.device import autocast_dtype
 from vitlite.train.objectives import MaskedPatches, masked_patches
-from vitlite.train.recipes import Recipe
 
 __all__ = ["DATASET", "SCALES", "TOKENS", "build", "by_size", "guesses", "picture", "points", "probes", "run", "states",
            "summarise", "train_flops"]  # fmt: skip
@@ -104,11 +103,12 @@ def run(point: dict, config: dict, work: Path) -> dict:
         by layer, and ``untrained``, the same before training; ``raw``, a probe of the pixels themselves; ``by_size``;
         ``search``, ``right`` by learning rate; and of the first seed's pixel model ``completed`` pictures.
     """
-    tokens, seed, sets = point["tokens"], point["seed"], _data(**config["data"])
+    tokens, seed, sets = point["tokens"], point["seed"], loaded(**config["data"])
     held = data.Splits(*(split.subset(config["probe"][name]) for name, split in sets._asdict().items()))
     where, few = work / f"{tokens}-{seed}", sets._replace(validation=held.validation)
     model = build(tokens, config, sets.train, seed).to(config["device"])
-    steps, trial_steps = (_steps(model, config, sets.train, seed, name) for name in ("steps", "search_steps"))
+    worth = _worth(model, config, sets.train, seed)
+    steps, trial_steps = (max(2, round(config[name] * worth)) for name in ("steps", "search_steps"))
 
     def trial(rate: float) -> float:
         return _learn(copy.deepcopy(model), few, point, config, trial_steps, rate, where)["right"]
@@ -128,20 +128,19 @@ def run(point: dict, config: dict, work: Path) -> dict:
     }  # fmt: skip
 
 
-def _steps(model: NextPixel | MaskedPatches, config: dict, train: data.Split, seed: int, name: str) -> int:
-    """How many steps cost as much as those of the pixel model, which the configuration tells."""
-    batch = config["batch_size"]
-    pixels = config[name] * batch["pixels"] * train_flops(build("pixels", config, train, seed))
-    mine = batch["patches" if isinstance(model, MaskedPatches) else "pixels"] * train_flops(model)
-    return max(2, round(pixels / mine))
+def _worth(model: NextPixel | MaskedPatches, config: dict, train: data.Split, seed: int) -> float:
+    """How many of its steps cost as much as one of the pixel model's, whose steps the configuration tells."""
+    if isinstance(model, NextPixel):
+        return 1.0
+    batch, pixels = config["batch_size"], build("pixels", config, train, seed)
+    return batch["pixels"] * train_flops(pixels) / (batch["patches"] * train_flops(model))
 
 
 def _learn(
     model: nn.Module, sets: data.Splits, point: dict, config: dict, steps: int, rate: float, where: Path
 ) -> dict:
     batch, resume = config["batch_size"][point["tokens"]], where.with_suffix(f".{rate}-{steps}.safetensors")
-    recipe = Recipe("pixel_tokens", steps, batch, learning_rate=rate, warmup_steps=steps // 10, validate_every=steps,
-                    **config["recipe"])  # fmt: skip
+    recipe = usual_recipe("pixel_tokens", config, steps, rate, batch_size=batch)
     trainer = Trainer(model, recipe, seed=point["seed"], device=config["device"], checkpoint=resume,
                       objective=masked_patches, val_objective=masked_patches)  # fmt: skip
     history = trainer.fit(sets)
@@ -199,24 +198,19 @@ def _by_layer(runs: list[dict], key: str) -> list[tuple[dict, ...]]:
 def build(tokens: str, config: dict, train: data.Split, seed: int) -> NextPixel | MaskedPatches:
     """A new model with its task, for images of the training set's size: same blocks, another kind of token."""
     shape = ViTConfig(**config["vit"], image_size=tuple(train.images.shape[2:]), patch_size=config["patch_size"])
-    colours = _palette(seed, config["colours"], **config["palette"], **config["data"])
     torch.manual_seed(seed)
     if tokens == "patches":
         return MaskedPatches(ViT(shape), train.mean, train.std, mask_ratio=config["mask_ratio"])
+    colours = _palette(seed, config["colours"], **config["palette"], **config["data"])
     return NextPixel(ViT(replace(shape, patch_size=1, class_token=True), Palette(colours, shape.embed_dim)))
 
 
 @cache
 def _palette(seed: int, count: int, pixels: int, rounds: int, **told) -> Tensor:
-    train, generator = _data(**told).train, torch.Generator().manual_seed(seed)
+    train, generator = loaded(**told).train, torch.Generator().manual_seed(seed)
     chosen = torch.randint(train.images[:, 0].numel(), (pixels,), generator=generator)
     there = train.images.permute(0, 2, 3, 1).reshape(-1, train.images.shape[1])[chosen]  # [pixels, C]
     return clusters(normalise(there[:, :, None, None], train.mean, train.std).flatten(1), count, rounds, seed)
-
-
-@cache
-def _data(**told) -> data.Splits:
-    return data.load(**told)
 
 
 # ---- what is measured

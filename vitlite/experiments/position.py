@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from functools import cache
 from pathlib import Path
 
 import torch
 
-from vitlite import ViT, ViTConfig, data
-from vitlite.experiments._shared import interval, paired, trained
+from vitlite import ViT, ViTConfig
+from vitlite.experiments._shared import interval, loaded, paired, trained
 from vitlite.experiments.bias import shuffle
 from vitlite.position import KINDS
 from vitlite.train import Recipe, evaluate
@@ -101,7 +100,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         its own.
     """
     name, kind, seed, steps = point["data"], point["position"], point["seed"], config["steps"]
-    model, sets = new_model(kind, config, seed), _data(name, **config["data"][name])
+    model, sets = new_model(kind, config, seed), loaded(name, **config["data"][name])
     recipe = Recipe("position", steps, warmup_steps=steps // 10, validate_every=max(1, steps // 4), **config["recipe"])
     resume = work / f"{name}-{kind}-seed{seed}.safetensors"
     measured = trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=resume)
@@ -132,8 +131,3 @@ def summarise(runs: list[dict]) -> dict:
             for kind, mine in kinds.items()
         }  # fmt: skip
     return told
-
-
-@cache
-def _data(name: str, **given: int) -> data.Splits:
-    return data.load(name, **given)

@@ -12,11 +12,9 @@ Cost:        cpu: six runs of 1 to 3 minutes on one core with bfloat16 instructi
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-from vitlite import data
-from vitlite.experiments._shared import build, interval, paired, trained
+from vitlite.experiments._shared import build, interval, loaded, paired, trained
 from vitlite.train import Recipe
 from vitlite.train.device import autocast_dtype
 
@@ -67,7 +65,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     recipe = Recipe("precision", validate_every=max(1, config["recipe"]["steps"] // 3), **config["recipe"])
     resume = work / f"{point['precision']}-seed{seed}.safetensors"
     model = build("vit", config, seed)
-    measured = trained(model, _data(**config["data"]), recipe, seed=seed, device=config["device"], checkpoint=resume,
+    measured = trained(model, loaded(**config["data"]), recipe, seed=seed, device=config["device"], checkpoint=resume,
                        autocast=autocast)  # fmt: skip
     reduced = autocast_dtype(next(model.parameters()).device) if autocast else None
     return measured | {"dtype": str(reduced or "torch.float32").removeprefix("torch.")}
@@ -81,8 +79,3 @@ def summarise(runs: list[dict]) -> dict:
         for name, those in by.items() if those
     }  # fmt: skip
     return told | {"autocast_over_float32": paired(by["autocast"], by["float32"])}
-
-
-@cache
-def _data(**given: int | str) -> data.Splits:
-    return data.load(**given)

@@ -19,16 +19,26 @@ Cost:        cpu: 24 runs (two networks; from scratch, pre-trained on 10,000 and
 from __future__ import annotations
 
 import copy
-import dataclasses
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from vitlite import data
-from vitlite.experiments._shared import best, build, fresh_head, interval, once, paired, trained, tuned
+from vitlite.experiments._shared import (
+    best,
+    build,
+    fresh_head,
+    interval,
+    loaded,
+    once,
+    paired,
+    trained,
+    tuned,
+    unmasked,
+    usual_recipe,
+)
 from vitlite.train import Trainer
-from vitlite.train.recipes import Recipe
 
 __all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
 
@@ -70,6 +80,8 @@ SCALES = {
     },
 }  # fmt: skip
 
+_recipe = partial(usual_recipe, "pretrain")
+
 
 def points(config: dict) -> list[dict]:
     """For each seed: both networks from scratch, pre-trained on each number of scenes, and from scratch for long."""
@@ -92,7 +104,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     Raises:
         ValueError: If the labels are fewer than one a class, or more than there are; before anything is trained.
     """
-    sets, seed = _target(**config["data"]), point["seed"]
+    sets, seed = loaded(**config["data"]), point["seed"]
     sets = sets._replace(validation=sets.validation.subset(config["validation_images"]))
     few = [sets._replace(train=sets.train.subset(labels, seed)) for labels in sorted(config["labels"])]
     model = build(point["family"], config, seed).to(config["device"])
@@ -142,9 +154,12 @@ def _pretrained(model: nn.Module, point: dict, config: dict, work: Path) -> dict
     family, images, seed = point["family"], point["pretraining_images"], point["seed"]
     path = work / f"{family}-{images}-seed{seed}.safetensors"
     recipe = _recipe(config, config["pretraining_steps"], config["pretraining_rate"])
-    return once(model, path, lambda: trained(model, _scenes(images, **config["scenes"]), recipe, seed=seed,
-                                             device=config["device"],
-                                             checkpoint=path.with_suffix(".part.safetensors")))  # fmt: skip
+
+    def train() -> dict:
+        return trained(model, unmasked("scenes", train_images=images, **config["scenes"]), recipe, seed=seed,
+                       device=config["device"], checkpoint=path.with_suffix(".part.safetensors"))  # fmt: skip
+
+    return once(model, path, train)
 
 
 def _fine_tuned(model: nn.Module, sets: data.Splits, point: dict, config: dict, work: Path) -> dict:
@@ -163,19 +178,3 @@ def _fine_tuned(model: nn.Module, sets: data.Splits, point: dict, config: dict, 
     told = trained(fresh(), sets, _recipe(config, steps, best(found)), seed=seed, device=device,
                    checkpoint=work / f"{where}-{steps}.safetensors")  # fmt: skip
     return told | {"learning_rate": best(found), "search": found}
-
-
-def _recipe(config: dict, steps: int, rate: float) -> Recipe:
-    return Recipe("pretrain", steps, learning_rate=rate, warmup_steps=steps // 10, validate_every=steps,
-                  **config["recipe"])  # fmt: skip
-
-
-@cache
-def _scenes(train_images: int, **told: int) -> data.Splits:
-    sets = data.load("scenes", train_images=train_images, **told)
-    return sets._replace(train=dataclasses.replace(sets.train, masks=None))  # which nobody asks for
-
-
-@cache
-def _target(**told) -> data.Splits:
-    return data.load(**told)

@@ -18,17 +18,17 @@ Cost:        cpu: 51 runs (four ViTs, four ResNets, three hybrids, six shapes, t
 from __future__ import annotations
 
 import statistics
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from vitlite import ViT, ViTConfig, data
-from vitlite.experiments._shared import best, interval, paired, trained, tuned
+from vitlite import ViT, ViTConfig
+from vitlite.experiments._shared import best, interval, loaded, paired, trained, tuned, usual_recipe
 from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet, ResNetConfig
-from vitlite.train import Recipe, Trainer
+from vitlite.train import Trainer
 
 __all__ = ["DATASET", "SCALES", "build", "frontier", "points", "run", "search", "summarise"]
 
@@ -107,6 +107,8 @@ SCALES = {
     },
 }  # fmt: skip
 
+_recipe = partial(usual_recipe, "scaling", validations=2)
+
 
 def points(config: dict) -> list[dict]:
     """Every size of every family, from small to large, then the base scaled one way alone; seed after seed."""
@@ -160,7 +162,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     found = search(tried, config, work)
     recipe = _recipe(config, config["steps"], best(found))
     resume = work / f"{_file(point)}-seed{seed}.safetensors"
-    measured = trained(build(point, config, seed), _data(**config["data"]), recipe, seed=seed, device=config["device"],
+    measured = trained(build(point, config, seed), loaded(**config["data"]), recipe, seed=seed, device=config["device"],
                        checkpoint=resume)  # fmt: skip
     return measured | {"learning_rate": recipe.learning_rate, "search": found}
 
@@ -172,7 +174,7 @@ def search(place: dict, config: dict, work: Path) -> dict[str, float]:
         recipe = _recipe(config, config["search_steps"], rate)
         trainer = Trainer(build(place, config, seed=0), recipe, device=config["device"])
         try:
-            return trainer.fit(_data(**config["data"]))["val_accuracy"][-1]
+            return trainer.fit(loaded(**config["data"]))["val_accuracy"][-1]
         except FloatingPointError:  # too high a rate: the loss was no longer finite
             return 0.0
 
@@ -184,11 +186,6 @@ def search(place: dict, config: dict, work: Path) -> dict[str, float]:
 
 def _file(place: dict) -> str:
     return f"{place['family']}-{place['size']}".replace(" ", "-")
-
-
-def _recipe(config: dict, steps: int, rate: float) -> Recipe:
-    return Recipe("scaling", steps, learning_rate=rate, warmup_steps=steps // 10, validate_every=max(1, steps // 2),
-                  **config["recipe"])  # fmt: skip
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -239,8 +236,3 @@ def _told(mine: list[dict], others: list[dict]) -> dict:
         "test_accuracy": interval(run["test_accuracy"] for run in mine),
         "over": over and {"test_accuracy": over, "train_flops": first["train_flops"] / others[0]["train_flops"]},
     }
-
-
-@cache
-def _data(**given: str | int) -> data.Splits:
-    return data.load(**given)

@@ -17,14 +17,13 @@ Cost:        cpu: 30 runs (two poolings at four rates, two more patch sizes, thr
 from __future__ import annotations
 
 import statistics
-from functools import cache
 from pathlib import Path
 
 import torch
 
-from vitlite import ViT, ViTConfig, cost, data
-from vitlite.experiments._shared import best, interval, paired, trained
-from vitlite.train import Recipe, Trainer
+from vitlite import ViT, ViTConfig, cost
+from vitlite.experiments._shared import best, interval, loaded, paired, trained, usual_recipe
+from vitlite.train import Trainer
 
 __all__ = ["BASE", "DATASET", "POOLS", "SCALES", "points", "run", "summarise"]
 
@@ -97,10 +96,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
         if moment == "end":
             paces.append(recipe.batch_size / statistics.median(trainer.history["images_per_second"]))
 
-    recipe = Recipe("tokens", steps, learning_rate=rate, warmup_steps=steps // 10, validate_every=max(1, steps // 2),
-                    **config["recipe"])  # fmt: skip
+    recipe = usual_recipe("tokens", config, steps, rate, validations=2)
     resume = work / f"{pool}-rate{rate}-patch{size}-seed{seed}.safetensors"
-    measured = trained(model, _data(**config["data"]), recipe, seed=seed, device=config["device"], checkpoint=resume,
+    measured = trained(model, loaded(**config["data"]), recipe, seed=seed, device=config["device"], checkpoint=resume,
                        callbacks=[note])  # fmt: skip
     return measured | {
         "tokens": shape.prefix_tokens + shape.num_patches,
@@ -167,8 +165,3 @@ def _accuracy(runs: list[dict]) -> dict:
 
 def _mean(runs: list[dict], key: str) -> float:
     return statistics.mean(run[key] for run in runs)
-
-
-@cache
-def _data(**given: str | int) -> data.Splits:
-    return data.load(**given)
