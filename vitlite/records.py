@@ -19,7 +19,7 @@ import torch
 
 from vitlite.files import written_whole
 
-__all__ = ["FOLDER", "check", "names", "provenance", "read", "write"]
+__all__ = ["FOLDER", "check", "names", "percent", "provenance", "read", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "records"
@@ -88,6 +88,23 @@ def check(record: dict) -> None:
         for key, value in run.items():
             if key.endswith("accuracy") and isinstance(value, float) and not 0 <= value <= 1:
                 raise ValueError(f"record {record['name']!r} has {key} {value}; an accuracy is a fraction in [0, 1]")
+
+
+def percent(interval: dict, sign: str = "") -> str:
+    """A share as text in per cent, or a difference of shares in points, with its interval.
+
+    Args:
+        interval: Of a record's summary: ``mean``, and ``low`` and ``high``, which are None for a single run. Fractions.
+        sign: ``"+"`` to write the sign of positive values too.
+
+    Example:
+        >>> percent({"mean": 0.448, "low": 0.439, "high": 0.457})
+        '44.8 ± 0.9'
+        >>> percent({"mean": 0.016, "low": None, "high": None}, sign="+")
+        '+1.6'
+    """
+    reach = "" if interval["high"] is None else f" ± {100 * (interval['high'] - interval['mean']):.1f}"
+    return f"{100 * interval['mean']:{sign}.1f}{reach}".replace("-", "−")
 
 
 def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:

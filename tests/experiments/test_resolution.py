@@ -64,3 +64,6 @@ def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
     summary = resolution.summarise(runs)["scenes"]
     assert summary["24"]["jax"]["at_once"]["mean"] == told["jax"]["at_once_accuracy"]
     assert summary["16"]["same"]["finetuned"]["seeds"] == 1
+    unmoved = [run | {"at_once_accuracy": run["test_accuracy"]} for run in runs]  # fine-tuning that changed nothing
+    for size, table in (("16", "same"), ("24", "jax")):
+        assert "finetuned" in resolution.summarise(unmoved)["scenes"][size][table]

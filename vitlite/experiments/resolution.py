@@ -68,8 +68,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
     Returns:
         The usual keys, of fine-tuning where there is any, and else of training; ``at_once_accuracy``, of the test
-        images before fine-tuning; and what an image costs: ``tokens``, ``flops`` (forward) and ``saved_bytes`` (what
-        the backward pass needs kept).
+        images before fine-tuning, and ``finetuned_accuracy`` after it, where there is any; and what an image costs:
+        ``tokens``, ``flops`` (forward) and ``saved_bytes`` (what the backward pass needs kept).
     """
     name, size, table, seed = (point[key] for key in ("data", "image_size", "table", "seed"))
     model, told = _pretrained(name, seed, config, work)
@@ -85,6 +85,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         recipe = _recipe("finetune", config["finetune_steps"], config)
         told |= trained(model.reset_head(model.config.num_classes), sets, recipe, seed=seed, device=config["device"],
                         checkpoint=path)  # fmt: skip
+        told["finetuned_accuracy"] = told["test_accuracy"]
     return told
 
 
@@ -120,8 +121,8 @@ def summarise(runs: list[dict]) -> dict:
         mine = [run for run in runs if (run["data"], run["image_size"], run["table"]) == (name, size, table)]
         here = {"at_once": interval(run["at_once_accuracy"] for run in mine), "flops": mine[0]["flops"],
                 "tokens": mine[0]["tokens"], "saved_bytes": mine[0]["saved_bytes"]}  # fmt: skip
-        if table == "same" or mine[0]["test_accuracy"] != mine[0]["at_once_accuracy"]:
-            here["finetuned"] = interval(run["test_accuracy"] for run in mine)
+        if tuned := [run["finetuned_accuracy"] for run in mine if "finetuned_accuracy" in run]:
+            here["finetuned"] = interval(tuned)
         told.setdefault(name, {}).setdefault(str(size), {})[table] = here
     return told
 
