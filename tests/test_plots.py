@@ -256,6 +256,10 @@ class TestLines:
         ax = plots.lines({"a": ([8, 16, 2048], [1, 2, 3])}, "x", "y", logx=True).axes[0]
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["8", "16", "2,048"]
 
+    def test_values_too_close_to_be_named_side_by_side_leave_the_ticks_to_the_axis(self):
+        ax = plots.lines({"a": ([100, 1_050, 1_100], [1, 2, 3])}, "x", "y", logx=True).axes[0]
+        assert 1_050 not in ax.get_xticks()
+
     def test_a_band_spans_low_to_high(self):
         ax = plots.lines({"a": ([0, 1], [1, 2], [0.5, 1.5], [3, 4])}, "x", "y").axes[0]
         band = ax.collections[0].get_paths()[0].vertices

@@ -558,9 +558,9 @@ def _write_cells(ax: Axes, texts: list[list[str]]) -> None:
 
 
 def _log_x(ax: Axes, values: np.ndarray) -> None:
-    """A logarithmic x axis; where the curves have few different x, these are its ticks."""
+    """A logarithmic x axis; where the curves have few different x, and far enough apart, these are its ticks."""
     ax.set_xscale("log")
-    if len(values) <= 8:
+    if len(values) <= 8 and (1.2 * values[:-1] < values[1:]).all():
         ax.set_xticks(values, [_short(value) for value in values])
         ax.xaxis.set_minor_formatter(NullFormatter())
 
