@@ -102,7 +102,7 @@ def test_a_network_trained_on_permuted_images_sees_the_same_pixels_elsewhere():
 
 
 def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monkeypatch):
-    monkeypatch.setattr(bias, "_data", lambda train_images: sets)
+    monkeypatch.setattr(bias, "loaded", lambda name, **given: sets)
     monkeypatch.setattr(bias, "CHECKPOINTS", tmp_path / "checkpoints")
     runs = []
     for point in bias.points(TINY | {"orders": ["image"]}):

@@ -28,7 +28,7 @@ from vitlite import ViT, cost, data, records, resnet, weights
 from vitlite.data import scenes
 from vitlite.data.datasets import SCENES_START
 from vitlite.experiments import _shared
-from vitlite.experiments._shared import FAMILIES, best, mlp, trained, tuned
+from vitlite.experiments._shared import FAMILIES, best, loaded, mlp, trained, tuned
 from vitlite.train import Trainer, evaluate, predictions
 from vitlite.train.recipes import Recipe
 
@@ -93,7 +93,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         (by share of patches).
     """
     family, seed, order = point["family"], point["seed"], point["order"]
-    sets = _data(config["train_images"])
+    sets = loaded("scenes", train_images=config["train_images"], image_size=IMAGE_SIZE)
     found = search(family, sets, config, work)
     model = build(family, config, seed, order)
     long = recipe(config, config["steps"], best(found))
@@ -288,11 +288,6 @@ def _panned(test: data.Split, shifts: list[int]) -> Iterable[tuple[dict, Tensor]
         images, masks = pan(len(test), shift)
         seen = masks.sum(dim=(1, 2)) / test.masks.sum(dim=(1, 2))
         yield {"pixels": shift, "object_in_frame": seen.mean().item()}, images
-
-
-@cache
-def _data(train_images: int) -> data.Splits:
-    return data.load("scenes", train_images=train_images, image_size=IMAGE_SIZE)
 
 
 @cache

@@ -16,15 +16,14 @@ Cost:        cpu: 102 runs, most of them an evaluation of seconds, together abou
 from __future__ import annotations
 
 import time
-from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitlite import ViT, ViTConfig, checks, cost, data, weights
-from vitlite.experiments._shared import interval, trained
+from vitlite import ViT, ViTConfig, checks, cost, weights
+from vitlite.experiments._shared import interval, loaded, trained
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
 
@@ -73,7 +72,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     """
     name, size, table, seed = (point[key] for key in ("data", "image_size", "table", "seed"))
     model, told = _pretrained(name, seed, config, work)
-    sets = _data(name, config["train_images"], size)
+    sets = loaded(name, train_images=config["train_images"], image_size=size)
     model = enlarged(model, size, table, seed)
     began = time.perf_counter()
     costs = {"tokens": model.config.num_patches, "flops": cost.flops(model, size),
@@ -130,7 +129,8 @@ def summarise(runs: list[dict]) -> dict:
 def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, dict]:
     """The model trained at the first size, and what its training told; made once for all runs of a seed."""
     size, path = config["sizes"][0], work / f"pretrained-{name}-seed{seed}.safetensors"
-    sets, recipe = _data(name, config["train_images"], size), _recipe("pretrain", config["pretrain_steps"], config)
+    sets = loaded(name, train_images=config["train_images"], image_size=size)
+    recipe = _recipe("pretrain", config["pretrain_steps"], config)
     if not path.exists():
         torch.manual_seed(seed)
         model = ViT(ViTConfig(image_size=size, **config["vit"]))
@@ -151,8 +151,3 @@ def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, di
 def _recipe(name: str, steps: int, config: dict) -> Recipe:
     tenth = max(1, steps // 10)
     return Recipe(name, steps, warmup_steps=tenth if steps > 10 else 0, validate_every=steps, **config[name])
-
-
-@cache
-def _data(name: str, train_images: int, size: int) -> data.Splits:
-    return data.load(name, train_images=train_images, image_size=size)
