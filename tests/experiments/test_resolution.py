@@ -61,9 +61,13 @@ def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
     again = resolution.run(points[1], TINY, tmp_path / "again")
     assert {**again, "seconds": 0} == {**told["jax"], "seconds": 0}
     runs = [point | told[point["table"]] for point in points if point["table"] in told]
-    summary = resolution.summarise(runs)["scenes"]
-    assert summary["24"]["jax"]["at_once"]["mean"] == told["jax"]["at_once_accuracy"]
-    assert summary["16"]["same"]["finetuned"]["seeds"] == 1
+    summary = resolution.summarise(runs)
+    accuracy = summary["accuracy"]["scenes"]
+    assert accuracy["24"]["jax"]["at_once"]["mean"] == told["jax"]["at_once_accuracy"]
+    assert accuracy["16"]["same"]["finetuned"]["seeds"] == 1
+    over = {(row["theirs"], row["when"]): row["mean"] for row in summary["jax_over"]}
+    assert over["new", "at_once"] == told["jax"]["at_once_accuracy"] - told["new"]["at_once_accuracy"]
+    assert over["same", "finetuned"] == told["jax"]["finetuned_accuracy"] - told["same"]["finetuned_accuracy"]
     unmoved = [run | {"at_once_accuracy": run["test_accuracy"]} for run in runs]  # fine-tuning that changed nothing
     for size, table in (("16", "same"), ("24", "jax")):
-        assert "finetuned" in resolution.summarise(unmoved)["scenes"][size][table]
+        assert "finetuned" in resolution.summarise(unmoved)["accuracy"]["scenes"][size][table]

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitlite import ViT, ViTConfig, checks, cost, weights
-from vitlite.experiments._shared import interval, loaded, trained
+from vitlite.experiments._shared import interval, loaded, paired, trained
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
 
@@ -114,16 +114,33 @@ def enlarged(model: ViT, image_size: int, table: str, seed: int) -> ViT:
 
 
 def summarise(runs: list[dict]) -> dict:
-    """By data set, size and table: accuracy at once and after fine-tuning, with intervals over the seeds."""
-    told: dict = {}
-    for name, size, table in dict.fromkeys((run["data"], run["image_size"], run["table"]) for run in runs):
-        mine = [run for run in runs if (run["data"], run["image_size"], run["table"]) == (name, size, table)]
-        here = {"at_once": interval(run["at_once_accuracy"] for run in mine), "flops": mine[0]["flops"],
-                "tokens": mine[0]["tokens"], "saved_bytes": mine[0]["saved_bytes"]}  # fmt: skip
-        if tuned := [run["finetuned_accuracy"] for run in mine if "finetuned_accuracy" in run]:
-            here["finetuned"] = interval(tuned)
-        told.setdefault(name, {}).setdefault(str(size), {})[table] = here
-    return told
+    """Accuracy at once and after fine-tuning, and how far the paper's way lies above the others.
+
+    Returns:
+        ``accuracy``: by data set, size and table, with intervals over the seeds: ``at_once``, ``finetuned`` where there
+        is any, ``flops``, ``tokens`` and ``saved_bytes``. ``jax_over``: rows of differences between runs of one seed,
+        of the table ``"jax"`` and each other at the same size, and the model at its first size (``"same"``).
+    """
+    places: dict[tuple, list[dict]] = {}
+    for run in runs:
+        places.setdefault((run["data"], run["image_size"], run["table"]), []).append(run)
+    accuracy: dict = {}
+    over = []
+    for (name, size, table), mine in places.items():
+        here = {key: mine[0][key] for key in ("flops", "tokens", "saved_bytes")}
+        here |= {when: interval(run[f"{when}_accuracy"] for run in mine) for when in _measured(mine)}
+        accuracy.setdefault(name, {}).setdefault(str(size), {})[table] = here
+        for (of, other_size, other), theirs in places.items():
+            if table == "jax" != other and of == name and (other_size == size or other == "same"):
+                row = {"data": name, "image_size": size, "theirs": other}
+                found = {when: paired(mine, theirs, f"{when}_accuracy") for when in _measured(mine + theirs)}
+                over += [row | {"when": when} | told for when, told in found.items() if told]
+    return {"accuracy": accuracy, "jax_over": over}
+
+
+def _measured(runs: list[dict]) -> list[str]:
+    """When all of these were measured."""
+    return [when for when in ("at_once", "finetuned") if all(f"{when}_accuracy" in run for run in runs)]
 
 
 def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, dict]:
