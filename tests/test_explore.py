@@ -417,7 +417,7 @@ def test_rollout_moves_through_its_layers(tab: Page) -> None:
 
 def test_resolution_keeps_the_place_on_every_grid(tab: Page) -> None:
     box = shown(tab, "resolution")
-    canvas, slider = box.get_by_role("application"), box.get_by_role("slider", name="resolution")
+    canvas, slider = box.get_by_role("application"), box.get_by_role("slider", name="table")
     canvas.press("ArrowUp")
     assert live(box) == "Resolution 8 px (2 × 2 patches). Row 1, column 2: 0.25, the largest at row 2, column 2 (0.75)."
     slider.press("End")
@@ -444,7 +444,7 @@ def test_everything_is_reached_by_tab_and_named(tab: Page) -> None:
     focus = """() => { const x = document.activeElement;
         return [x.getAttribute("aria-label") || x.textContent, getComputedStyle(x).outlineStyle]; }"""
     reached = ["all positions", "layer", "head", "image", "class token", "layer", "image 1"]
-    for name in reached + ["resolution", "positions"] * 2:
+    for name in reached + ["table", "positions"] * 2:
         tab.keyboard.press("Tab")
         assert [part.split(";")[0] for part in tab.evaluate(focus)] == [name, "solid"]
 

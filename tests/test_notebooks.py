@@ -143,6 +143,10 @@ def test_its_widgets_can_be_shown_without_a_kernel(chapter: nbformat.NotebookNod
     assert "widgets" not in chapter.metadata or state, "widget state without a state breaks GitHub's view"
 
 
+def test_none_of_its_cells_is_empty(chapter: nbformat.NotebookNode) -> None:
+    assert all(cell.source.strip() for cell in chapter.cells)
+
+
 def test_its_cells_are_short(chapter: nbformat.NotebookNode) -> None:
     for cell in code(chapter)[1:]:
         if not {"hide-input", "remove-input", "remove-cell"} & set(tags(cell)):

@@ -66,3 +66,21 @@ def test_provenance_says_where_and_with_what():
     assert told["hardware"]["processor"]
     assert set(told["versions"]) == {"python", "torch", "torchvision", "numpy"}
     assert json.dumps(told)
+
+
+def test_a_chapter_opens_a_record_with_what_was_asked_expected_and_done():
+    hardware = {"processor": "P", "cores": 1}
+    record = RECORD | {"question": "Why?", "expectation": "So.", "date": "2026-01-01", "hardware": hardware,
+                       "runs": [{"seed": 0}, {"seed": 1}, {"seed": 1}]}  # fmt: skip
+    assert records.opening(record, "five steps") == (
+        "**Question.** Why?\n\n**Expectation, written before the run.** So.\n\n"
+        "**Scale.** `cpu`: 3 runs, 2 seeds; five steps. On P (1 core), 2026-01-01."
+    )
+    assert "On G, " in records.opening(record | {"hardware": hardware | {"gpu": "G"}}, "")
+
+
+def test_a_table_has_as_many_cells_as_its_head():
+    told = records.table(["a", "b", "c"], [["x", "y", "1"], ["x", "z", "2"]], left=2)
+    assert told.splitlines() == ["| a | b | c |", "|:--|:--|--:|", "| x | y | 1 |", "| x | z | 2 |"]
+    with pytest.raises(ValueError, match=r"row \['x'\] has 1 cells; expected 2, as in \['a', 'b'\]"):
+        records.table(["a", "b"], [["x"]])

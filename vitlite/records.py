@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 
 from vitlite.files import written_whole
 
-__all__ = ["FOLDER", "check", "names", "percent", "provenance", "read", "write"]
+__all__ = ["FOLDER", "check", "names", "opening", "percent", "provenance", "read", "table", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "records"
@@ -98,13 +99,60 @@ def percent(interval: dict, sign: str = "") -> str:
         sign: ``"+"`` to write the sign of positive values too.
 
     Example:
-        >>> percent({"mean": 0.448, "low": 0.439, "high": 0.457})
-        '44.8 ± 0.9'
+        >>> percent({"mean": 0.448, "low": 0.439, "high": 0.457})  # the spaces do not break
+        '44.8\\xa0±\\xa00.9'
         >>> percent({"mean": 0.016, "low": None, "high": None}, sign="+")
         '+1.6'
     """
-    reach = "" if interval["high"] is None else f" ± {100 * (interval['high'] - interval['mean']):.1f}"
+    reach = "" if interval["high"] is None else f"\u00a0±\u00a0{100 * (interval['high'] - interval['mean']):.1f}"
     return f"{100 * interval['mean']:{sign}.1f}{reach}".replace("-", "−")
+
+
+def opening(record: dict, details: str) -> str:
+    """What a chapter says of a record before it shows the result, as Markdown: its question, what was expected before
+    the run, and its scale.
+
+    Args:
+        record: As ``read`` gives it.
+        details: What else belongs to the scale, such as steps and batch size; after the number of runs and seeds.
+
+    Example:
+        >>> opening(read("bias"), "one size of network").split()[0]
+        '**Question.**'
+    """
+    runs, hardware = record["runs"], record["hardware"]
+    seeds, cores = len({run["seed"] for run in runs}), hardware["cores"]
+    where = hardware.get("gpu") or f"{hardware['processor']} ({cores} core{'s' * (cores > 1)})"
+    return (f"**Question.** {record['question']}\n\n"
+            f"**Expectation, written before the run.** {record['expectation']}\n\n"
+            f"**Scale.** `{record['scale']}`: {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)}; {details}. "
+            f"On {where}, {record['date']}.")  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table as Markdown.
+
+    Args:
+        head: What stands over each column.
+        rows: The cells of each row, as text.
+        left: So many columns from the left hold words and begin at the left; the others hold numbers and end at the
+            right.
+
+    Raises:
+        ValueError: If a row has not as many cells as the head.
+
+    Example:
+        >>> print(table(["model", "%"], [["ViT", "44.8"]]))
+        | model | % |
+        |:--|--:|
+        | ViT | 44.8 |
+    """
+    lines = [f"| {' | '.join(head)} |", "|" + ":--|" * left + "--:|" * (len(head) - left)]
+    for row in rows:
+        if len(row) != len(head):
+            raise ValueError(f"row {list(row)} has {len(row)} cells; expected {len(head)}, as in {list(head)}")
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
 
 
 def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:

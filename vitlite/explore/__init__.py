@@ -255,18 +255,18 @@ def resolution_explorer(
     figure = {
         "grids": [table.shape[:2] for table in tables],
         "channels": channels,
-        "sliders": [_slider("resolution", names)],
+        "sliders": [_slider("table", names)],
         "panels": [{"name": "positions", "strides": [1], "unit": label}],
         "columns": 1,
         **_bytes(padded, *scale),
     }
     first, last = tables[0].shape, tables[-1].shape
     description = (
-        f"{_capital(label)}, for each position of one table at {len(names)} resolutions, from {names[0]} "
-        f"({first[0]} × {first[1]} patches) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the resolution. "
+        f"{_capital(label)}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × {first[1]} "
+        f"positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. "
         f"{POINT}"
     )
-    return _explorer(title, description, figure, "pass fewer resolutions")
+    return _explorer(title, description, figure, "pass fewer tables")
 
 
 # Below: the parts that the figures share. ``figure.js`` says what each key of a figure means.
