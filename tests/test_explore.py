@@ -419,9 +419,9 @@ def test_resolution_keeps_the_place_on_every_grid(tab: Page) -> None:
     box = shown(tab, "resolution")
     canvas, slider = box.get_by_role("application"), box.get_by_role("slider", name="table")
     canvas.press("ArrowUp")
-    assert live(box) == "Resolution 8 px (2 × 2 patches). Row 1, column 2: 0.25, the largest at row 2, column 2 (0.75)."
+    assert live(box) == "Table 8 px (2 × 2 patches). Row 1, column 2: 0.25, the largest at row 2, column 2 (0.75)."
     slider.press("End")
-    assert live(box).startswith("Resolution 32 px (8 × 8 patches). Row 3, column 7: 0.34, ")
+    assert live(box).startswith("Table 32 px (8 × 8 patches). Row 3, column 7: 0.34, ")
     value = (7 * 8 + 7) / 64 / (63 / 64)  # of the finest table's last position on the scale from 0 to 63 / 64
     expected = matplotlib.colormaps["viridis"](value)[:3]
     np.testing.assert_allclose(colour(canvas, 7, 7, (8, 8)), expected, atol=0.01)
@@ -429,7 +429,7 @@ def test_resolution_keeps_the_place_on_every_grid(tab: Page) -> None:
 
 def test_colours_are_drawn_as_they_are(tab: Page) -> None:
     box = shown(tab, "colours")
-    assert live(box) == "Resolution 8 px. Row 2, column 1: red 0, green 1, blue 0."
+    assert live(box) == "Table 8 px. Row 2, column 1: red 0, green 1, blue 0."
     assert [colour(box.locator("canvas"), row, 0, (3, 1)) for row in range(3)] == np.eye(3).tolist()
 
 
