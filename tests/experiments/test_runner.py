@@ -137,6 +137,31 @@ def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
     assert made == [0, 2, 1, 0]
 
 
+def test_chosen_seeds_leave_the_others_unfinished(places, monkeypatch):
+    made = []
+
+    def run(point, config, work):
+        made.append((point["seed"], point["place"]))
+        return {"val_accuracy": 0.5}
+
+    experiment = SimpleNamespace(
+        __doc__=CARD,
+        DATASET="none",
+        SCALES={"quick": {"seeds": [0, 1]}},
+        points=lambda config: [{"seed": seed, "place": place} for seed in config["seeds"] for place in "ab"],
+        run=run,
+        summarise=len,
+    )
+    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    clock = iter(range(100))
+    monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
+    experiments.run("try", "quick", minutes=1 / 60, **places)  # time for one run
+    assert made == [(0, "a")]
+    experiments.run("try", "quick", seeds=[1], **places)
+    assert made == [(0, "a"), (1, "a"), (1, "b")]
+    assert len(records.read("try", places["folder"])["runs"]) == 3, "what was there stays"
+
+
 def test_a_limit_of_time_leaves_the_rest_for_later(places, monkeypatch):
     experiment = SimpleNamespace(
         __doc__=CARD,

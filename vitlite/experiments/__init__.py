@@ -110,7 +110,7 @@ def run(
     there = [] if force else _recorded(name, scale, config, folder)
     if there and "seeds" in config:
         config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there)})}
-    runs = _finish(experiment, config, place, there, jobs, 60 * minutes)
+    runs = _finish(experiment, config, seeds, place, there, jobs, 60 * minutes)
     record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
               "scale": scale, "config": config, "dataset": experiment.DATASET,
               "runs": runs, "summary": experiment.summarise(runs),
@@ -128,21 +128,29 @@ def _recorded(name: str, scale: str, config: dict, folder: Path) -> list[dict]:
 
 
 def _finish(
-    experiment: ModuleType, config: dict, place: Path, recorded: list[dict], jobs: int, seconds: float
+    experiment: ModuleType,
+    config: dict,
+    seeds: Sequence[int] | None,
+    place: Path,
+    recorded: list[dict],
+    jobs: int,
+    seconds: float,
 ) -> list[dict]:
-    """Make the runs that are not made yet, noting each; returns all in the order of the points, each with its point."""
+    """Make the runs that are not made yet, of these seeds alone where some are given, noting each; returns all that
+    there are in the order of the points, each with its point."""
     finished, points = place / "finished.json", experiment.points(config)
     made = json.loads(finished.read_text()) if finished.exists() else []
     for run in recorded:
         made += [{"point": point} | run for point in points if point.items() <= run.items()]
-    todo = [point for point in points if point not in [run["point"] for run in made]]
+    wanted = [point for point in points if seeds is None or point["seed"] in seeds]
+    todo = [point for point in wanted if point not in [run["point"] for run in made]]
     began, stamp = time.perf_counter(), _stamp(config)
     for count, (point, result) in enumerate(_results(experiment, todo, config, place, jobs, began + seconds), start=1):
         made.append({"point": point} | result | {"made": stamp})
         with written_whole(finished) as beside:
             beside.write_text(json.dumps(made))
         left = (time.perf_counter() - began) / count * (len(todo) - count)
-        print(f"{len(points) - len(todo) + count} of {len(points)} runs made: {_short(point)}; "
+        print(f"{len(wanted) - len(todo) + count} of {len(wanted)} runs made: {_short(point)}; "
               f"about {_duration(left)} left", file=sys.stderr, flush=True)  # fmt: skip
     mine = {_short(run["point"]): run for run in made}  # a run that is both noted and recorded counts once
     runs = [mine[_short(point)] for point in points if _short(point) in mine]
