@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from usual import check_the_card_tells_the_grid
 
 from vitlite import ViT, ViTConfig, position
 from vitlite.experiments import resolution
@@ -40,6 +41,21 @@ def test_a_new_table_is_as_before_training_and_all_else_stays(model):
                if "position" not in name for b in [larger.state_dict()[name]])  # fmt: skip
 
 
+@pytest.mark.parametrize("scale", resolution.SCALES)
+def test_tables_that_are_not_trained_further_are_looked_at_with_some_seeds(scale):
+    config = resolution.SCALES[scale]
+    seeds = {}
+    for point in resolution.points(config):
+        seeds.setdefault((point["data"], point["image_size"], point["table"]), []).append(point["seed"])
+    assert len(seeds) == len(config["data"]) * (1 + len(config["tables"]) * (len(config["sizes"]) - 1))
+    for (_, _, table), theirs in seeds.items():
+        assert theirs == config["seeds" if table in ["same", *config["finetuned"]] else "at_once_seeds"]
+
+
+def test_the_card_tells_the_grid():
+    check_the_card_tells_the_grid(resolution)
+
+
 @pytest.mark.parametrize(("size", "table", "message"), [
     (24, "bicubic", "table is 'bicubic'; expected one of 'jax', .*'nearest', 'new', 'same'"),
     (18, "jax", "image is 18×18, patch size is 4: 18 is not a multiple of 4"),
@@ -58,6 +74,7 @@ def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
             "test_accuracy"} <= told["jax"].keys()  # fmt: skip
     assert (told["same"]["tokens"], told["jax"]["tokens"]) == (16, 36)
     assert told["jax"]["saved_bytes"] > 2 * told["same"]["saved_bytes"]
+    assert len({run["pretrained_accuracy"] for run in told.values()}) == 1, "all begin from one model"
     again = resolution.run(points[1], TINY, tmp_path / "again")
     assert {**again, "seconds": 0} == {**told["jax"], "seconds": 0}
     runs = [point | told[point["table"]] for point in points if point["table"] in told]

@@ -132,7 +132,7 @@ def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
     record = json.loads(path.read_text())
     assert made == [0, 2, 1]
     assert [run["seed"] for run in record["runs"]] == record["config"]["seeds"] == [0, 1, 2]
-    assert {"date", "processor", "commit"} == set(record["runs"][0]["made"])
+    assert {"date", "processor", "precision", "commit"} == set(record["runs"][0]["made"])
     experiments.run("try", "quick", seeds=[0], force=True, **places)
     assert made == [0, 2, 1, 0]
 

@@ -28,8 +28,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from vitlite import records
 from vitlite.files import written_whole
+from vitlite.train.device import autocast_dtype
 
 __all__ = ["card", "find", "names", "run"]
 
@@ -73,7 +76,8 @@ def run(
     """Make an experiment's runs, resuming where an earlier call stopped, and write its record.
 
     A record of the same configuration grows: the runs it holds are taken over, on another machine too, and those that
-    it lacks are added. Each run says in ``made`` when, on which processor and with which commit it was made.
+    it lacks are added. Each run says in ``made`` when, on which processor, in which reduced precision (where the device
+    gains from one, else float32) and with which commit it was made.
 
     Args:
         name: Which experiment.
@@ -160,7 +164,9 @@ def _finish(
 def _stamp(config: dict) -> dict:
     told = records.provenance(config.get("device", "cpu"))
     hardware = told["hardware"]
-    return {"date": told["date"], "processor": hardware.get("gpu", hardware["processor"]), "commit": told["commit"]}
+    reduced = autocast_dtype(torch.device(hardware["device"])) or torch.float32
+    return {"date": told["date"], "processor": hardware.get("gpu", hardware["processor"]),
+            "precision": str(reduced).removeprefix("torch."), "commit": told["commit"]}  # fmt: skip
 
 
 def _results(
