@@ -52,7 +52,8 @@ class ChapterCosts(SphinxDirective):
             for run in record["runs"]
         ]
         where = f"{hardware['cores']} cores ({hardware['processor']})"
-        lines += ["", f"Measured on {record['date']} with {where}, without a GPU."]
+        precision = record["runs"][0]["made"]["precision"]
+        lines += ["", f"Measured on {record['date']} with {where}, without a GPU; training in {precision}."]
         parent = nodes.Element()
         self.state.nested_parse(StringList(lines, "record chapters"), self.content_offset, parent)
         return parent.children
