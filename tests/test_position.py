@@ -382,3 +382,9 @@ def test_what_does_not_fit_the_kinds_is_said():
 def test_every_other_wrong_argument_is_said(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_relative_keys_that_are_frozen_stay_frozen():
+    model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=4, mlp_dim=40, position="relative"))
+    larger = model.requires_grad_(False).at_resolution(24)
+    assert not any(parameter.requires_grad for parameter in larger.parameters())

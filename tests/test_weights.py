@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -242,6 +243,17 @@ def test_weights_for_another_patch_size_are_refused_with_what_to_do():
     with pytest.raises(ValueError, match="nothing was loaded") as error:
         weights.fill(ViT(SMALL), ViT(dataclasses.replace(SMALL, embed_dim=32)).state_dict(), "the file")
     assert "patches" not in str(error.value), "they are as large; their embeddings are not"
+
+
+def test_class_names_may_come_as_an_array(tmp_path):
+    path = weights.save(ViT(SMALL), tmp_path / "model.safetensors", classes=np.array(list("abcde")))
+    assert weights.info(path)["classes"] == list("abcde")
+
+
+def test_a_file_without_tensors_is_no_model(tmp_path):
+    safetensors.torch.save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(ValueError, match="no description of a vitlite model"):
+        weights.info(tmp_path / "empty.safetensors")
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):

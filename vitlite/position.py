@@ -300,7 +300,8 @@ class RelativeKeys(nn.Module):
         r = (offsets / columns).round().long().clamp(1 - rows, rows - 1)
         c = offsets - r * columns
         new = RelativeKeys(rows * columns, prefix_tokens, self.prefix is not None, self.offsets.shape[1])
-        new.offsets = nn.Parameter(picture[r + rows - 1, c + columns - 1].clone())
+        picked = picture[r + rows - 1, c + columns - 1].clone()
+        new.offsets = nn.Parameter(picked, requires_grad=self.offsets.requires_grad)
         new.prefix = _copied(self.prefix)
         return new.to(self.offsets.device)
 

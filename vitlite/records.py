@@ -20,7 +20,7 @@ import torch
 
 from vitlite.files import written_whole
 
-__all__ = ["FOLDER", "check", "names", "opening", "percent", "provenance", "read", "table", "write"]
+__all__ = ["FOLDER", "check", "names", "opening", "percent", "provenance", "read", "refuse_weaker", "table", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "records"
@@ -174,15 +174,28 @@ def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
     """
     check(record)
     path = folder / f"{record['name']}.json"
-    if path.exists() and not force:
-        there = json.loads(path.read_text(encoding="utf-8"))["scale"]
-        if SCALES.index(there) > SCALES.index(record["scale"]):
-            raise FileExistsError(
-                f"{path.name} holds a {there!r} record, this one is {record['scale']!r}; pass --force to replace it"
-            )
+    if not force:
+        refuse_weaker(record["name"], record["scale"], folder)
     with written_whole(path) as beside:
         beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def refuse_weaker(name: str, scale: str, folder: Path = FOLDER) -> None:
+    """See that no record of a larger scale stands where one of this scale is to be written.
+
+    Raises:
+        FileExistsError: If one does.
+
+    Example:
+        >>> refuse_weaker("train_cifar10", "full")
+    """
+    path = folder / f"{name}.json"
+    there = json.loads(path.read_text(encoding="utf-8"))["scale"] if path.exists() else SCALES[0]
+    if SCALES.index(there) > SCALES.index(scale):
+        raise FileExistsError(
+            f"{path.name} holds a {there!r} record, this one is {scale!r}; pass --force to replace it"
+        )
 
 
 def provenance(device: torch.device | str = "cpu") -> dict:

@@ -41,6 +41,13 @@ def test_a_new_table_is_as_before_training_and_all_else_stays(model):
                if "position" not in name for b in [larger.state_dict()[name]])  # fmt: skip
 
 
+def test_runs_that_began_from_two_models_are_not_compared():
+    run = {"data": "scenes", "seed": 0, "image_size": 16, "table": "same", "at_once_accuracy": 0.5, "flops": 1,
+           "tokens": 1, "saved_bytes": 1, "pretrained_accuracy": 0.5}  # fmt: skip
+    with pytest.raises(ValueError, match=r"scenes, seed 0, began from two models \(0.5 and 0.4 .*on one machine"):
+        resolution.summarise([run, run | {"table": "new", "pretrained_accuracy": 0.4}])
+
+
 @pytest.mark.parametrize("scale", resolution.SCALES)
 def test_tables_that_are_not_trained_further_are_looked_at_with_some_seeds(scale):
     config = resolution.SCALES[scale]

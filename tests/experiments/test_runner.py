@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from vitlite import experiments, records
-from vitlite.experiments import cost
+from vitlite.experiments import cost, resolution
 
 CARD = "Question:    Does it\n             resume?\nExpectation: Yes.\nCommand:     c\nCost:        none\n"
 
@@ -85,6 +85,29 @@ def test_force_makes_every_run_again(made, places):
     assert made == [0, 0]
 
 
+def test_a_seed_named_twice_is_one_run(made, places):
+    experiments.run("try", "quick", seeds=[0, 0, 2], **places)
+    assert made == [0, 2]
+    assert records.read("try", places["folder"])["config"] == {"seeds": [0, 2]}
+
+
+def test_what_may_not_be_replaced_is_refused_before_any_run(made, places):
+    path = experiments.run("try", "quick", seeds=[0], **places)
+    there = json.loads(path.read_text())
+    path.write_text(json.dumps(there | {"config": {"seeds": [0], "steps": 7}}))
+    with pytest.raises(FileExistsError, match=r"try.json holds runs with other settings \(steps\); pass --force"):
+        experiments.run("try", "quick", seeds=[2], **places)
+    path.write_text(json.dumps(there | {"scale": "full"}))
+    with pytest.raises(FileExistsError, match="holds a 'full' record, this one is 'quick'; pass --force"):
+        experiments.run("try", "quick", seeds=[2], **places)
+    assert made == [0]
+
+
+def test_without_time_for_a_run_there_is_no_record(made, places):
+    with pytest.raises(ValueError, match="minutes is -1: no run of try was made; give it more time"):
+        experiments.run("try", "quick", minutes=-1, **places)
+
+
 def test_seeds_are_for_experiments_that_have_some(made, places):
     with pytest.raises(ValueError, match="try has none to choose"):
         experiments.run("try", "cpu", seeds=[1], **places)
@@ -107,6 +130,21 @@ def test_several_runs_at_a_time_make_the_same_record(places, monkeypatch):
     runs = records.read("cost", places["folder"])["runs"]
     assert [run["tokens"] for run in runs] == [256, 256, 1, 1]
     assert all(run["seconds"] > 0 for run in runs)
+
+
+def test_one_of_several_runs_at_a_time_that_fails_takes_no_other_with_it(places, monkeypatch):
+    tiny = resolution.SCALES["quick"] | {"tables": ["new", "bicubic"], "finetuned": [], "sizes": [16, 24]}
+    monkeypatch.setitem(resolution.SCALES, "quick", tiny)
+    with pytest.raises(ValueError, match="table is 'bicubic'"):
+        experiments.run("resolution", "quick", jobs=2, **places)
+    (finished,) = places["work"].glob("*/finished.json")
+    assert {run["point"]["table"] for run in json.loads(finished.read_text())} == {"same", "new"}
+    assert records.names(places["folder"]) == []
+
+
+def test_several_runs_at_a_time_keep_to_the_time_too(places, monkeypatch):
+    with pytest.raises(ValueError, match="no run of cost was made"):
+        experiments.run("cost", "quick", jobs=2, minutes=-1, **places)
 
 
 def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):

@@ -160,6 +160,7 @@ def test_distillation_says_what_is_wrong():
         ({"kind": "warm"}, "kind is 'warm'"),
         ({"weight": 1.5}, "weight is 1.5"),
         ({"temperature": 0}, "temperature is 0"),
+        ({"temperature": float("inf")}, "temperature is inf"),
     ):
         with pytest.raises(ValueError, match=message):
             distil(vit(), **changes)

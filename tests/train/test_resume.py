@@ -16,7 +16,17 @@ import torch
 from tiny import EVERYTHING, RECIPE, dropping, model, same, splits, trained
 
 from vitlite import files
-from vitlite.train import Trainer, objectives
+from vitlite.train import Trainer, checkpoint, objectives
+
+
+def test_what_a_living_process_is_writing_stays_and_what_a_dead_one_left_goes(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    alive, dead = (tmp_path / f".run.safetensors.{number}.part" for number in (os.getpid(), ended.pid))
+    alive.touch()
+    dead.touch()
+    assert checkpoint.load(tmp_path / "run.safetensors", {}) is None
+    assert (alive.exists(), dead.exists()) == (True, False)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):

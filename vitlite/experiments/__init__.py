@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -94,8 +94,9 @@ def run(
         The path of the record.
 
     Raises:
-        ValueError: If there is no such experiment, it does not run at that scale, or it has no seeds to choose.
-        FileExistsError: If a record of a larger scale stands there and ``force`` is not given.
+        ValueError: If there is no such experiment, it does not run at that scale, it has no seeds to choose, or no run
+            was made.
+        FileExistsError: If a record of a larger scale, or of other settings, stands there and ``force`` is not given.
     """
     experiment = find(name)
     if scale not in experiment.SCALES:
@@ -107,7 +108,8 @@ def run(
     if seeds is not None:
         if "seeds" not in config:
             raise ValueError(f"seeds are {list(seeds)}, but {name} has none to choose; leave them out")
-        config = config | {"seeds": list(seeds)}
+        seeds = list(dict.fromkeys(seeds))  # a seed that is named twice is one run
+        config = config | {"seeds": seeds}
         command += f" --seeds {' '.join(map(str, seeds))}"
     if force:
         shutil.rmtree(place, ignore_errors=True)
@@ -115,6 +117,8 @@ def run(
     if there and "seeds" in config:
         config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there)})}
     runs = _finish(experiment, config, seeds, place, there, jobs, 60 * minutes)
+    if not runs:
+        raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
     record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
               "scale": scale, "config": config, "dataset": experiment.DATASET,
               "runs": runs, "summary": experiment.summarise(runs),
@@ -123,12 +127,25 @@ def run(
 
 
 def _recorded(name: str, scale: str, config: dict, folder: Path) -> list[dict]:
-    """The runs of the record that stands there, if it has the same configuration, the seeds apart."""
+    """The runs of the record that stands there, if it is of the same scale and settings, the seeds apart.
+
+    Raises:
+        FileExistsError: If it is of a larger scale, or of the same scale with other settings.
+    """
     if name not in records.names(folder):
         return []
+    records.refuse_weaker(name, scale, folder)
     record = records.read(name, folder)
-    same = record["scale"] == scale and record["config"] | {"seeds": 0} == config | {"seeds": 0}
-    return record["runs"] if same else []
+    if record["scale"] != scale:
+        return []
+    there = record["config"]
+    differ = sorted(key for key in there | config if key != "seeds" and there.get(key) != config.get(key))
+    if differ:
+        raise FileExistsError(
+            f"{name}.json holds runs with other settings ({', '.join(differ)}); pass --force to make all runs anew and "
+            "replace it"
+        )
+    return record["runs"]
 
 
 def _finish(
@@ -180,10 +197,22 @@ def _results(
             print(f"begun: {_short(point)}", file=sys.stderr, flush=True)
             yield point, experiment.run(point, config, place)
         return
+    waiting, begun, failed = list(todo), {}, None
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        begun = {pool.submit(experiment.run, point, config, place): point for point in todo}
-        for future in as_completed(begun):
-            yield begun[future], future.result()
+        while True:
+            while waiting and not failed and len(begun) < jobs and time.perf_counter() <= until:
+                point = waiting.pop(0)
+                begun[pool.submit(experiment.run, point, config, place)] = point
+            if not begun:
+                break
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                point = begun.pop(future)
+                if future.exception():
+                    failed = failed or future.exception()  # the others are not lost with it
+                else:
+                    yield point, future.result()
+    if failed:
+        raise failed
 
 
 def _short(point: dict) -> str:

@@ -28,7 +28,9 @@ __all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "loaded", "m
            "tuned", "unmasked", "usual_recipe", "vit"]  # fmt: skip
 
 # Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262,
+           11: 2.228, 12: 2.201, 13: 2.179, 14: 2.160, 15: 2.145, 16: 2.131, 17: 2.120, 18: 2.110, 19: 2.101,
+           20: 2.093}  # fmt: skip
 
 
 # ---- data that many runs of a process read
@@ -134,10 +136,17 @@ def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -
     """
     if path.exists():
         return json.loads(path.read_text())
-    found = {str(rate): trial(rate) for rate in rates}
+    found = {str(rate): _tried(trial, rate) for rate in rates}
     with written_whole(path) as beside:
         beside.write_text(json.dumps(found))
     return found
+
+
+def _tried(trial: Callable[[float], float], rate: float) -> float:
+    try:
+        return trial(rate)
+    except FloatingPointError:  # the loss is no number any more: this rate is too high
+        return 0.0
 
 
 def best(found: dict[str, float]) -> float:
@@ -173,9 +182,8 @@ def trained(
     trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, autocast=autocast,
                       callbacks=callbacks, objective=objective)  # fmt: skip
     history = trainer.fit(sets)
-    checkpoint.unlink(missing_ok=True)
-    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * recipe.batch_size
-    return {
+    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * min(recipe.batch_size, len(sets.train))
+    told = {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
         "steps": recipe.steps,
@@ -187,6 +195,8 @@ def trained(
         "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
         "curve": {name: history[name] for name in ("val_step", "val_accuracy")},
     }
+    checkpoint.unlink(missing_ok=True)
+    return told
 
 
 def interval(values: Iterable[float]) -> dict:

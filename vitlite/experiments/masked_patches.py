@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from vitlite import ViT, cost, data, records, weights
 from vitlite.data.augment import normalise
-from vitlite.experiments._shared import best, build, interval, loaded, once, trained, tuned, usual_recipe
+from vitlite.experiments._shared import best, build, interval, loaded, once, paired, trained, tuned, usual_recipe
 from vitlite.train import Trainer
 from vitlite.train.objectives import MaskedPatches, masked_patches
 from vitlite.train.recipes import Recipe
@@ -120,32 +120,26 @@ def summarise(runs: list[dict]) -> dict:
         compared with, the same of the differences between runs of one seed; ``masked``: of each target, the share of
         corrupted patches whose mean colour is predicted right, beside the two guesses that need no model.
     """
-    values: dict[str, dict[str, dict[int, float]]] = {}
+    values: dict[str, dict[str, list[dict]]] = {}
     for run in runs:
         for told in run["fine_tuned"]:
-            of = values.setdefault(run["pretraining"], {}).setdefault(str(told["fraction"]), {})
-            of[run["seed"]] = told["test_accuracy"]
+            of = values.setdefault(run["pretraining"], {}).setdefault(str(told["fraction"]), [])
+            of.append({"seed": run["seed"], "test_accuracy": told["test_accuracy"]})
     above: dict[str, dict] = {}
     for ours in values:
         for theirs in values:
             if ours != theirs and ours != "none":
-                found = {share: _above(of, values[theirs].get(share, {})) for share, of in values[ours].items()}
+                found = {share: paired(of, values[theirs].get(share, [])) for share, of in values[ours].items()}
                 above.setdefault(ours, {})[theirs] = {share: told for share, told in found.items() if told}
     masked = [run for run in runs if run["pretraining"] in TARGETS]
     return {
-        "accuracy": {name: {share: interval(of.values()) for share, of in shares.items()}
+        "accuracy": {name: {share: interval(one["test_accuracy"] for one in of) for share, of in shares.items()}
                      for name, shares in values.items()},
         "above": above,
         "masked": {name: {key: interval(run["pretrained"][key] for run in masked if run["pretraining"] == name)
                           for key in ("masked_accuracy", "neighbours", "commonest")}
                    for name in dict.fromkeys(run["pretraining"] for run in masked)},
     }  # fmt: skip
-
-
-def _above(ours: dict[int, float], theirs: dict[int, float]) -> dict | None:
-    """The interval of the differences between values of one seed; None if no seed has both."""
-    both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return interval(both) if both else None
 
 
 # ---- pre-training
@@ -175,7 +169,7 @@ def _learn(model: MaskedPatches, sets: data.Splits, recipe: Recipe, seed: int, d
                       val_objective=masked_patches)  # fmt: skip
     history = trainer.fit(sets)
     resume.unlink(missing_ok=True)
-    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * recipe.batch_size
+    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * min(recipe.batch_size, len(sets.train))
     return {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
@@ -198,7 +192,7 @@ def labelled(train: data.Split, fraction: float, seed: int) -> data.Split:
     if not classes <= count <= len(train):
         raise ValueError(
             f"label fraction is {fraction}: of {len(train):,} images that is {count:,}; expected at least one for each "
-            f"of the {classes} classes, so a fraction from {classes / len(train):.2g} to 1"
+            f"of the {classes} classes, so a fraction from {classes / len(train):.4g} to 1"
         )
     return train.subset(count, seed)
 
@@ -238,8 +232,15 @@ def _keep(model: MaskedPatches, sets: data.Splits, path: Path) -> None:
 
 
 def read(path: Path = CHECKPOINT) -> MaskedPatches:
-    """The model that predicts hidden patches' mean colours, as an experiment kept it, in evaluation mode."""
-    told = weights.info(path)
+    """The model that predicts hidden patches' mean colours, as an experiment kept it, in evaluation mode.
+
+    Raises:
+        ValueError: If the file holds no such model.
+    """
+    told, own = weights.info(path), weights.extra(path)
+    if not own.keys() >= {"mask_token", "head.weight", "head.bias"}:
+        raise ValueError(f"{path} holds a model without what fills in hidden patches; expected a file that the "
+                         "experiment masked_patches kept")  # fmt: skip
     model = MaskedPatches(weights.load(path), told["mean"], told["std"])
-    model.load_state_dict(weights.extra(path), strict=False)  # the ViT has its weights already
+    model.load_state_dict(own, strict=False)  # the ViT has its weights already
     return model.eval()

@@ -127,7 +127,19 @@ def summarise(runs: list[dict]) -> dict:
         ``accuracy``: by data set, size and table, with intervals over the seeds: ``at_once``, ``finetuned`` where there
         is any, ``flops``, ``tokens`` and ``saved_bytes``. ``jax_over``: rows of differences between runs of one seed,
         of the table ``"jax"`` and each other at the same size, and the model at its first size (``"same"``).
+
+    Raises:
+        ValueError: If runs of one seed and data set began from two models.
     """
+    begun: dict[tuple, float] = {}
+    for run in runs:
+        if "pretrained_accuracy" in run:
+            where, found = (run["data"], run["seed"]), run["pretrained_accuracy"]
+            if begun.setdefault(where, found) != found:
+                raise ValueError(
+                    f"the runs of {where[0]}, seed {where[1]}, began from two models ({begun[where]} and {found} of "
+                    "the validation images right): they cannot be compared; make them all on one machine"
+                )
     places: dict[tuple, list[dict]] = {}
     for run in runs:
         places.setdefault((run["data"], run["image_size"], run["table"]), []).append(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
         True
     """
     for half in path.parent.glob(f".{path.name}.*.part"):
-        half.unlink(missing_ok=True)
+        if not _alive(half.name.split(".")[-2]):
+            half.unlink(missing_ok=True)
     if not path.exists():
         return None
     try:
@@ -70,6 +72,17 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
     return parts, told
+
+
+def _alive(process: str) -> bool:
+    """Whether the process of that number is there, and may still be writing."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _refuse_another(path: Path, there: dict, here: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -86,8 +87,8 @@ def distil(
     share = {"hard": 0.5, "soft": 0.1}[kind] if weight is None else weight
     if not 0 <= share <= 1:
         raise ValueError(f"weight is {weight}; expected the teacher's share of the loss, between 0 and 1")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; it must be above 0, and finite")
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         for_label, for_teacher = _two_answers(model, images)

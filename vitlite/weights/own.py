@@ -78,7 +78,8 @@ def save(
             raise TypeError(f"{name} is {given!r}; expected a list of {wanted}")
         if given is not None and len(given) != wanted:
             raise ValueError(f"{name} has {len(given)} entries; the model has {wanted}")
-    told = {"model": kind, "config": dataclasses.asdict(config), "classes": classes and list(map(str, classes)),
+    names = None if classes is None else [str(name) for name in classes]
+    told = {"model": kind, "config": dataclasses.asdict(config), "classes": names,
             "mean": _numbers(mean), "std": _numbers(std), "record": record,
             "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
             "parameters": sum(parameter.numel() for parameter in model.parameters())}  # fmt: skip
@@ -110,7 +111,8 @@ def info(path: str | Path) -> dict:
         ('ResNet', 8, 19954, 'BF16')
     """
     with _opened(path) as file:
-        return _counted(file) | _told(file, path)  # an older file does not tell its parameters
+        told = _told(file, path)
+        return _counted(file) | told  # an older file does not tell its parameters
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
