@@ -46,6 +46,10 @@ def test_runs_that_began_from_two_models_are_not_compared():
            "tokens": 1, "saved_bytes": 1, "pretrained_accuracy": 0.5}  # fmt: skip
     with pytest.raises(ValueError, match=r"scenes, seed 0, began from two models \(0.5 and 0.4 .*on one machine"):
         resolution.summarise([run, run | {"table": "new", "pretrained_accuracy": 0.4}])
+    older = {key: value for key, value in run.items() if key != "pretrained_accuracy"}
+    with pytest.raises(ValueError, match="two models"):
+        resolution.summarise([run, older])
+    resolution.summarise([older, older | {"seed": 1}])
 
 
 @pytest.mark.parametrize("scale", resolution.SCALES)

@@ -9,9 +9,9 @@ Expectation: At once, smooth interpolation keeps most of the accuracy, the conve
              fine-tuning; on CIFAR-10 upsampled, where there is nothing more to see, by less. Each costs at least twice
              the FLOPs of 32 px at 48, and four times at 64.
 Command:     python -m vitlite experiment resolution
-Cost:        cpu: 62 runs, together about 100 minutes on one core with bfloat16 instructions, and five hours on one
-             without. full: 102 runs on one GPU, untried so far. It resumes when interrupted; but the runs of a seed
-             and a data set begin from one model, so make them all on one machine.
+Cost:        cpu: 62 runs, together about 100 minutes on one core with bfloat16 instructions, and five to six hours
+             on one without. full: 102 runs on one GPU, untried so far. It resumes when interrupted; but the runs of
+             a seed and a data set begin from one model, so make them all on one machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SCALES = {
                      "finetune_steps": 2, "seeds": [0], "at_once_seeds": [0], "device": "cpu"},
     "cpu": GRID | {"data": ["scenes", "cifar10"], "train_images": 20_000, "sizes": [32, 48, 64],
                    "pretrain_steps": 1_000, "finetune_steps": 200, "seeds": [0, 1, 2], "at_once_seeds": [0],
-            "device": "cpu"},
+                   "device": "cpu"},
     "full": GRID | {"vit": VIT | {"embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384},
                     "data": ["scenes", "cifar10"], "train_images": 45_000, "sizes": [32, 48, 64],
                     "pretrain_steps": 15_000, "finetune_steps": 2_000, "seeds": [0, 1, 2],
@@ -131,15 +131,14 @@ def summarise(runs: list[dict]) -> dict:
     Raises:
         ValueError: If runs of one seed and data set began from two models.
     """
-    begun: dict[tuple, float] = {}
+    begun: dict[tuple, float | None] = {}
     for run in runs:
-        if "pretrained_accuracy" in run:
-            where, found = (run["data"], run["seed"]), run["pretrained_accuracy"]
-            if begun.setdefault(where, found) != found:
-                raise ValueError(
-                    f"the runs of {where[0]}, seed {where[1]}, began from two models ({begun[where]} and {found} of "
-                    "the validation images right): they cannot be compared; make them all on one machine"
-                )
+        where, found = (run["data"], run["seed"]), run.get("pretrained_accuracy")  # older runs do not tell it
+        if begun.setdefault(where, found) != found:
+            raise ValueError(
+                f"the runs of {where[0]}, seed {where[1]}, began from two models ({begun[where]} and {found} of the "
+                "validation images right): they cannot be compared; make them all on one machine"
+            )
     places: dict[tuple, list[dict]] = {}
     for run in runs:
         places.setdefault((run["data"], run["image_size"], run["table"]), []).append(run)
