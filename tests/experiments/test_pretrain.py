@@ -15,6 +15,7 @@ TINY = QUICK | {
     "scenes": {"held_out": 20, "image_size": 16}, "pretraining_images": [20, 60],
     "data": QUICK["data"] | {"train_images": 60, "held_out": 40}, "labels": [10, 40], "validation_images": 20,
     "pretraining_steps": 3, "search_steps": 1, "steps": 2,
+    "recipe": QUICK["recipe"] | {"batch_size": 10},  # no set is smaller than a batch
 }  # fmt: skip
 
 
