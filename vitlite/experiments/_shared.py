@@ -24,8 +24,8 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "interval", "loaded", "mlp", "once", "paired", "trained",
-           "tuned", "unmasked", "usual_recipe", "vit"]  # fmt: skip
+__all__ = ["FAMILIES", "build", "fresh_head", "hybrid", "images_seen", "interval", "loaded", "mlp", "once", "paired",
+           "trained", "tuned", "unmasked", "usual_recipe", "vit"]  # fmt: skip
 
 # Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262,
@@ -182,14 +182,14 @@ def trained(
     trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, autocast=autocast,
                       callbacks=callbacks, objective=objective)  # fmt: skip
     history = trainer.fit(sets)
-    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * min(recipe.batch_size, len(sets.train))
+    image_size, seen = tuple(sets.train.images.shape[2:]), images_seen(recipe, sets.train)
     told = {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
         "steps": recipe.steps,
-        "images_seen": images_seen,
+        "images_seen": seen,
         "seconds": history["seconds"],
-        "train_flops": images_seen * cost.train_flops(model, image_size),
+        "train_flops": seen * cost.train_flops(model, image_size),
         "train_accuracy": history["train_accuracy"][-1],
         "val_accuracy": history["val_accuracy"][-1],
         "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
@@ -197,6 +197,11 @@ def trained(
     }
     checkpoint.unlink(missing_ok=True)
     return told
+
+
+def images_seen(recipe: Recipe, train: data.Split) -> int:
+    """How many images a training looks at, repeats included; no batch is larger than the set."""
+    return recipe.steps * min(recipe.batch_size, len(train))
 
 
 def interval(values: Iterable[float]) -> dict:

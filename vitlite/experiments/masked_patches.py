@@ -25,7 +25,18 @@ import torch.nn.functional as F
 
 from vitlite import ViT, cost, data, records, weights
 from vitlite.data.augment import normalise
-from vitlite.experiments._shared import best, build, interval, loaded, once, paired, trained, tuned, usual_recipe
+from vitlite.experiments._shared import (
+    best,
+    build,
+    images_seen,
+    interval,
+    loaded,
+    once,
+    paired,
+    trained,
+    tuned,
+    usual_recipe,
+)
 from vitlite.train import Trainer
 from vitlite.train.objectives import MaskedPatches, masked_patches
 from vitlite.train.recipes import Recipe
@@ -169,14 +180,14 @@ def _learn(model: MaskedPatches, sets: data.Splits, recipe: Recipe, seed: int, d
                       val_objective=masked_patches)  # fmt: skip
     history = trainer.fit(sets)
     resume.unlink(missing_ok=True)
-    image_size, images_seen = tuple(sets.train.images.shape[2:]), recipe.steps * min(recipe.batch_size, len(sets.train))
+    image_size, seen = tuple(sets.train.images.shape[2:]), images_seen(recipe, sets.train)
     return {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
         "steps": recipe.steps,
-        "images_seen": images_seen,
+        "images_seen": seen,
         "seconds": history["seconds"],
-        "train_flops": images_seen * cost.train_flops(model.vit, image_size),  # without the head that predicts
+        "train_flops": seen * cost.train_flops(model.vit, image_size),  # without the head that predicts
         "masked_accuracy": history["val_accuracy"][-1],
         **baselines(model, sets.validation),
     }

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitlite import ViT, ViTConfig, checks, cost, weights
-from vitlite.experiments._shared import interval, loaded, paired, trained
+from vitlite.experiments._shared import images_seen, interval, loaded, paired, trained
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
 
@@ -172,13 +172,13 @@ def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, di
         trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=path.with_suffix(".run"))
         weights.save(model, path, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
     model = weights.load(path, device=config["device"])
-    images_seen = recipe.steps * recipe.batch_size
+    seen = images_seen(recipe, sets.train)
     return model, {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
         "steps": recipe.steps,
-        "images_seen": images_seen,
-        "train_flops": images_seen * cost.train_flops(model, size),
+        "images_seen": seen,
+        "train_flops": seen * cost.train_flops(model, size),
         "val_accuracy": evaluate(model, sets.validation).accuracy,
     }
 
