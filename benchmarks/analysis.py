@@ -15,8 +15,8 @@ import torch
 from shared import B16, TINY, interleaved, main, spread
 from torch import Tensor
 
+from experiments.timing import peak_bytes
 from vitlite import ViT, ViTConfig, analysis
-from vitlite.experiments.cost import peak_bytes
 
 DATASET = "none: images drawn at random"
 MEMORY, TIME = 1.5, 2.0  # how many times those of the plain pass they may be
@@ -35,10 +35,10 @@ def measure(config: dict) -> list[dict]:
     size = config["model"]["image_size"]
     images = torch.randn(config["images"], 3, size, size, device=config["device"])
     calls = {"explicit attention": lambda: plain(model, images),
-             "distance and rollout": lambda: distance_and_rollout(model, images)}  # fmt: skip
+             "distance and rollout": lambda: distance_and_rollout(model, images)}
     times = interleaved(calls, config["rounds"], config["device"], warm_up=1)
     return [{"seed": 0, "what": what, "images": config["images"], "peak_bytes": peak_bytes(call, config["device"])}
-            | spread(times[what]) for what, call in calls.items()]  # fmt: skip
+            | spread(times[what]) for what, call in calls.items()]
 
 
 @torch.inference_mode()

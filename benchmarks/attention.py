@@ -28,7 +28,7 @@ SCALES = {
               "batch_tokens": 10, "rounds": 2},
     "cpu": GRID | {"device": "cpu", "batch_tokens": 1601, "rounds": 15},
     "full": GRID | {"device": "cuda", "batch_tokens": 65536, "rounds": 31},
-}  # fmt: skip
+}
 
 
 def measure(config: dict) -> list[dict]:
@@ -59,7 +59,7 @@ def kernels(qkv: Tensor, config: dict) -> list[dict]:
         fused_over_explicit = times_as_fast(times["fused"], times["explicit"])
         runs += [{"what": what, "kernel": kernel, "chosen": kernel == chosen,
                   "fused_over_explicit": fused_over_explicit} | spread(seconds)
-                 for kernel, seconds in times.items()]  # fmt: skip
+                 for kernel, seconds in times.items()]
     return runs
 
 

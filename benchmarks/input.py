@@ -57,7 +57,7 @@ def measure(config: dict) -> list[dict]:
              "images_per_second": config["images"] / spread(seconds)["seconds"],
              "ours_over_it": times_as_fast(times["vitlite"], seconds)} | spread(seconds)
             for pipeline, seconds in times.items()
-        ]  # fmt: skip
+        ]
     return runs
 
 
@@ -96,7 +96,7 @@ class Pictures(Dataset):
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
             *([transforms.RandomErasing(recipe.erase, value="random")] if recipe.erase else []),
-        ])  # fmt: skip
+        ])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,7 +119,7 @@ def loader(images: Tensor, labels: Tensor, recipe: Recipe, config: dict) -> Data
 
     return DataLoader(Pictures(images, labels, recipe), recipe.batch_size, shuffle=True, drop_last=True,
                       num_workers=config["workers"], persistent_workers=config["workers"] > 0,
-                      pin_memory=config["device"] == "cuda", collate_fn=collate)  # fmt: skip
+                      pin_memory=config["device"] == "cuda", collate_fn=collate)
 
 
 def summarise(runs: list[dict]) -> dict:

@@ -42,7 +42,7 @@ def measure(config: dict) -> list[dict]:
                  "batch_size": batch, "ours_over_it": times_as_fast(times["vitlite"], times[library])}
                 | spread(times[library])
                 for library in models
-            ]  # fmt: skip
+            ]
     return runs
 
 

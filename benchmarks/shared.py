@@ -1,6 +1,6 @@
 """What the benchmarks share: the same ViT in five libraries, timed side by side, and the record of it.
 
-A benchmark is a script with a card as its docstring, as an experiment has (``vitlite.experiments``), and
+A benchmark is a script with a card as its docstring, as an experiment has (``experiments``), and
 
 - ``SCALES``: a configuration for each of ``"quick"`` (a test), ``"cpu"`` and ``"full"`` (a CUDA device);
 - ``measure(config)``: the runs of its record;
@@ -21,14 +21,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from vitlite import ViT, ViTConfig, experiments, records, weights
+from experiments import records, runner
+from vitlite import ViT, ViTConfig, weights
 
 CIFAR = {"image_size": 32, "patch_size": 4, "num_classes": 10, "embed_dim": 192, "depth": 9, "num_heads": 12,
-         "mlp_dim": 384}  # fmt: skip
+         "mlp_dim": 384}
 B16 = {"image_size": 224, "patch_size": 16, "num_classes": 1000, "embed_dim": 768, "depth": 12, "num_heads": 12,
-       "mlp_dim": 3072}  # fmt: skip
+       "mlp_dim": 3072}
 TINY = {"image_size": 8, "patch_size": 4, "num_classes": 5, "embed_dim": 16, "depth": 2, "num_heads": 2,
-        "mlp_dim": 32}  # fmt: skip
+        "mlp_dim": 32}
 WARM_UP = 3  # rounds that are not counted: the allocator settles, CUDA chooses its kernels
 Key = TypeVar("Key")
 
@@ -40,7 +41,7 @@ def torchvision_vit(c: ViTConfig) -> nn.Module:
     from torchvision.models import VisionTransformer
 
     model = VisionTransformer(c.image_size, c.patch_size, c.depth, c.num_heads, c.embed_dim, c.mlp_dim,
-                              num_classes=c.num_classes)  # fmt: skip
+                              num_classes=c.num_classes)
     nn.init.normal_(model.heads.head.weight, std=0.02)  # it starts at zero, where there is nothing to compare
     return model
 
@@ -49,7 +50,7 @@ def timm_vit(c: ViTConfig) -> nn.Module:
     from timm.models import VisionTransformer
 
     return VisionTransformer(c.image_size, c.patch_size, c.in_channels, c.num_classes, embed_dim=c.embed_dim,
-                             depth=c.depth, num_heads=c.num_heads, mlp_ratio=c.mlp_dim / c.embed_dim)  # fmt: skip
+                             depth=c.depth, num_heads=c.num_heads, mlp_ratio=c.mlp_dim / c.embed_dim)
 
 
 def transformers_vit(c: ViTConfig) -> nn.Module:
@@ -64,7 +65,7 @@ def transformers_vit(c: ViTConfig) -> nn.Module:
         image_size=c.image_size, patch_size=c.patch_size, num_channels=c.in_channels, num_labels=c.num_classes,
         hidden_size=c.embed_dim, num_hidden_layers=c.depth, num_attention_heads=c.num_heads,
         intermediate_size=c.mlp_dim, layer_norm_eps=c.layer_norm_eps,
-    ))  # fmt: skip
+    ))
 
 
 def vit_pytorch_vit(c: ViTConfig) -> nn.Module:
@@ -72,7 +73,7 @@ def vit_pytorch_vit(c: ViTConfig) -> nn.Module:
 
     return TheirViT(image_size=c.image_size, patch_size=c.patch_size, num_classes=c.num_classes, dim=c.embed_dim,
                     depth=c.depth, heads=c.num_heads, dim_head=c.embed_dim // c.num_heads,
-                    mlp_dim=c.mlp_dim)  # fmt: skip
+                    mlp_dim=c.mlp_dim)
 
 
 PEERS: dict[str, tuple[Callable[[ViTConfig], nn.Module], Callable[[nn.Module], ViT] | None]] = {
@@ -170,7 +171,7 @@ def times_as_fast(mine: list[float], its: list[float]) -> float:
 
 def main(benchmark: ModuleType, words: list[str] | None = None, folder: Path = records.FOLDER) -> None:
     """Measure and write a record ``benchmark_NAME_DEVICE`` for the CPU, and another for CUDA where there is one."""
-    card, name = experiments.card(benchmark), Path(benchmark.__file__).stem
+    card, name = runner.card(benchmark), Path(benchmark.__file__).stem
     parser = argparse.ArgumentParser(description=card["question"])
     parser.add_argument("--scale", choices=records.SCALES, help="by default cpu, and full where there is CUDA")
     parser.add_argument("--force", action="store_true", help="replace a record of a larger scale")
@@ -184,5 +185,5 @@ def main(benchmark: ModuleType, words: list[str] | None = None, folder: Path = r
         record = {"name": f"benchmark_{name}_{config['device']}", "question": card["question"],
                   "expectation": card["expectation"], "command": f"python benchmarks/{name}.py --scale {scale}",
                   "scale": scale, "config": config, "dataset": benchmark.DATASET, "runs": runs,
-                  "summary": benchmark.summarise(runs), **where}  # fmt: skip
+                  "summary": benchmark.summarise(runs), **where}
         print(records.write(record, force=options.force, folder=folder))

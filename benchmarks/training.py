@@ -49,7 +49,7 @@ def measure(config: dict) -> list[dict]:
         {"seed": 0, "library": library, "how": how, "images_per_second": batch / spread(seconds)["seconds"],
          "ours_over_it": times_as_fast(best, seconds)} | spread(seconds)
         for (library, how), seconds in times.items()
-    ]  # fmt: skip
+    ]
 
 
 def trainers(model: nn.Module, shape: dict, config: dict) -> dict[str, Trainer]:

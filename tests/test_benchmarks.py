@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlite import ViT, ViTConfig, analysis, records
+from experiments import records
+from vitlite import ViT, ViTConfig, analysis
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "shared")

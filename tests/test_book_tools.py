@@ -16,7 +16,7 @@ import smoke  # noqa: E402
 import stamp  # noqa: E402
 import vitbook  # noqa: E402
 
-from vitlite import records  # noqa: E402
+from experiments import records  # noqa: E402
 
 code_cell, notebook_of = nbformat.v4.new_code_cell, nbformat.v4.new_notebook
 WIDGETS = "application/vnd.jupyter.widget-state+json"

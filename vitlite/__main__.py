@@ -1,4 +1,4 @@
-"""The command line: ``python -m vitlite train | evaluate | info | experiment``.
+"""The command line: ``python -m vitlite train | evaluate | info``.
 
 On several devices: ``torchrun --nproc-per-node 2 -m vitlite train …``.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import sys
 from pathlib import Path
 
 import torch
 
-from vitlite import ViT, ViTConfig, data, experiments, weights
+from vitlite import ViT, ViTConfig, data, weights
 from vitlite.train import Trainer, distributed, evaluate, recipes
 from vitlite.train.device import default_device
 
@@ -76,17 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a saved model is")
     info.add_argument("model", type=Path)
     info.set_defaults(command=_info)
-
-    experiment = commands.add_parser("experiment", help="make the record of one of the book's experiments")
-    experiment.add_argument("name", nargs="?", help="which; see --list")
-    experiment.add_argument("--list", action="store_true", help="list the experiments")
-    experiment.add_argument("--scale", choices=("quick", "cpu", "full"),
-                            default="full" if torch.cuda.is_available() else "cpu")  # fmt: skip
-    experiment.add_argument("--seeds", type=int, nargs="+", help="make the runs of these seeds alone")
-    experiment.add_argument("--jobs", type=int, default=1, help="runs at a time: small ones may share a GPU")
-    experiment.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so long")
-    experiment.add_argument("--force", action="store_true", help="run again, and replace a better record")
-    experiment.set_defaults(command=_experiment)
     return parser
 
 
@@ -112,7 +100,7 @@ def _train(options: argparse.Namespace) -> None:
         weights.save(model, options.out, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
         run.unlink()
         print(f"{options.out}: validation accuracy {history['val_accuracy'][-1]:.2%} after {trainer.step} steps; "
-              f"it holds the {trainer.kept}")  # fmt: skip
+              f"it holds the {trainer.kept}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -129,21 +117,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         split = dataclasses.replace(split, mean=tuple(told["mean"]), std=tuple(told["std"]))
     loss, accuracy = evaluate(model, split)
     print(json.dumps({"model": str(options.model), "data": options.data, "split": options.split, "images": len(split),
-                      "accuracy": round(accuracy, 4), "loss": round(loss, 4)}))  # fmt: skip
+                      "accuracy": round(accuracy, 4), "loss": round(loss, 4)}))
 
 
 def _info(options: argparse.Namespace) -> None:
     told = weights.info(options.model)
     print(json.dumps(told | {"config": dataclasses.asdict(told["config"])}, indent=1, ensure_ascii=False))
-
-
-def _experiment(options: argparse.Namespace) -> None:
-    if options.list or not options.name:
-        for name in experiments.names():
-            print(f"{name}: {experiments.card(experiments.find(name))['question']}")
-        return
-    given = {name: getattr(options, name) for name in ("seeds", "jobs", "minutes", "force")}
-    print(experiments.run(options.name, options.scale, **given))
 
 
 if __name__ == "__main__":

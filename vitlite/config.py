@@ -102,7 +102,7 @@ class ViTConfig:
         flag = False, True
         choices = {"pool": ("token", "mean"), "pool_norm": ("before", "after"), "head": ("linear", "mlp"),
                    "gelu": ("exact", "tanh"), "position": position.KINDS, "class_token": (None, *flag),
-                   "distillation": flag, "prefix_positions": flag, "zero_head": flag}  # fmt: skip
+                   "distillation": flag, "prefix_positions": flag, "zero_head": flag}
         for name, known in choices.items():
             checks.choice(known, **{name: getattr(self, name)})
         if self.pool == "token" and self.class_token is False:

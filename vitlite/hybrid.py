@@ -88,7 +88,7 @@ class ConvStem(Stem):
     ) -> None:
         checks.at_least(1, in_channels=in_channels, width=width)
         spec = {"stem": "conv", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
-                "norm": norm}  # fmt: skip
+                "norm": norm}
         layer, layers, before = norm_layer(norm, width), [], in_channels
         for i in range(halvings(stride)):
             after = width * 2**i
@@ -126,10 +126,10 @@ class ResNetStem(Stem):
     def __init__(
         self, embed_dim: int, *, in_channels: int = 3, stride: int = 4, width: int = 64, blocks: int = 2,
         norm: str = "group", map_patch: int = 1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         checks.at_least(1, in_channels=in_channels, width=width, blocks=blocks)
         spec = {"stem": "resnet", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
-                "blocks": blocks, "norm": norm, "map_patch": map_patch}  # fmt: skip
+                "blocks": blocks, "norm": norm, "map_patch": map_patch}
         layers = trunk(in_channels, width, halvings(stride) + 1, blocks, norm)
         super().__init__(spec, layers, width * stride, map_patch)
 
@@ -164,13 +164,13 @@ class R50(Stem):
         if stride not in (16, 32):
             raise ValueError(f"stride is {stride}; expected 16 (extended stage 3) or 32 (stage 4)")
         spec = {"stem": "r50", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
-                "map_patch": map_patch}  # fmt: skip
+                "map_patch": map_patch}
         norm, channels = partial(nn.GroupNorm, 32), 64 * width
         layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, 7, stride=2, bias=False), norm(channels), nn.ReLU(inplace=True),
             nn.ZeroPad2d((0, 1, 0, 1)),  # after ReLU, zero is as good as nothing to the maximum
             nn.MaxPool2d(3, stride=2),
-        )  # fmt: skip
+        )
         before = channels
         for i, blocks in enumerate((3, 4, 9) if stride == 16 else (3, 4, 6, 3)):
             layers.append(stage(Bottleneck, before, channels * 2**i, blocks, 1 if i == 0 else 2, norm))

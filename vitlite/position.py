@@ -18,7 +18,7 @@ from vitlite.checks import Grid
 __all__ = [
     "CONVENTIONS", "KINDS", "Learned2D", "RelativeKeys", "SinCos2D", "at_grid", "check_width", "interpolate",
     "learned_table", "make", "sincos_table",
-]  # fmt: skip
+]
 
 #: What ``ViTConfig.position`` may be.
 KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d")

@@ -7,7 +7,7 @@ from sphinx.config import Config
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from vitlite import records
+from experiments import records
 
 # Below a search result stands the beginning of its page, which a browser may not read from the disk.
 SEARCH_FROM_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"

@@ -7,6 +7,7 @@ The pages are made from a copy, so the chapters in notebooks/ stay as they are.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def build() -> int:
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", SOURCE, "--path-output", ROOT]
     options = ["--all", "--quiet", "--warningiserror", "--nitpick", "--keep-going"]
-    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, text=True)
+    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)})
     if run.returncode:
         print(run.stdout)
     return run.returncode

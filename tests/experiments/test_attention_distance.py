@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from experiments import attention_distance, bias
 from vitlite import weights
-from vitlite.experiments import attention_distance, bias
 
 
 def test_fresh_weights_are_those_that_training_began_with():

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from vitlite import experiments, records
-from vitlite.experiments import augmentation
+from experiments import augmentation, records, runner
 from vitlite.train import recipes
 
 QUICK, CPU, FULL = (augmentation.SCALES[scale] for scale in ("quick", "cpu", "full"))
@@ -47,7 +46,7 @@ def test_a_level_that_does_not_exist_is_refused():
 
 
 def test_the_grid_is_what_the_card_says():
-    told = experiments.card(augmentation)["cost"]
+    told = runner.card(augmentation)["cost"]
     assert f"cpu: {len(augmentation.points(CPU))} runs" in told
     assert f"full: {len(augmentation.points(FULL))} runs" in told
     trials = len({family for family, *_ in CPU["grid"]}) * len(CPU["learning_rates"])
@@ -69,7 +68,7 @@ def test_both_families_at_both_sizes_and_a_vit_three_times_longer(config):
 
 def test_it_runs_is_measured_and_comes_out_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setitem(augmentation.SCALES, "quick", TINY)
-    experiments.run("augmentation", "quick", folder=tmp_path, work=tmp_path / "work")
+    runner.run("augmentation", "quick", folder=tmp_path, work=tmp_path / "work")
     record = records.read("augmentation", tmp_path)
     assert len(record["runs"]) == 9
     assert not list((tmp_path / "work").rglob("*.safetensors")), "no checkpoint is left"
@@ -84,12 +83,12 @@ def test_it_runs_is_measured_and_comes_out_the_same_again(tmp_path, monkeypatch)
     again = json.loads(json.dumps(augmentation.run(point, TINY, tmp_path / "again")))
     before = record["runs"][5]
     assert {key: before[key] for key in again if key != "seconds"} == {
-        key: value for key, value in again.items() if key != "seconds"}  # fmt: skip
+        key: value for key, value in again.items() if key != "seconds"}
 
 
 def made(level, seed, accuracy, steps=300):
     return {"family": "vit", "train_images": 1_000, "steps": steps, "augmentation": level, "seed": seed,
-            "test_accuracy": accuracy, "train_accuracy": 0.5, "epochs": 3.0, "seconds": 1.0}  # fmt: skip
+            "test_accuracy": accuracy, "train_accuracy": 0.5, "epochs": 3.0, "seconds": 1.0}
 
 
 def test_a_gain_is_taken_between_runs_of_one_seed():

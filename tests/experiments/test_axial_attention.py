@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from vitlite import experiments
-from vitlite.experiments import axial_attention
-from vitlite.experiments.axial_attention import AxialAttention, build, flops, points, run, summarise
+from experiments import axial_attention, runner
+from experiments.axial_attention import AxialAttention, build, flops, points, run, summarise
 
 CPU, QUICK = axial_attention.SCALES["cpu"], axial_attention.SCALES["quick"]
 ROWS, COLUMNS, D = 3, 5, 16
@@ -78,7 +77,7 @@ def test_it_saves_flops_where_the_card_says(side):
 
 
 def test_the_grid_is_what_the_card_says():
-    assert f"{len(points(CPU))} points" in experiments.card(axial_attention)["cost"]
+    assert f"{len(points(CPU))} points" in runner.card(axial_attention)["cost"]
     first, second = points(CPU)[:2]
     assert (first["layer"], second["layer"]) == ("full", "axial"), "what is compared is timed one after the other"
     assert first | {"layer": "axial"} == second
@@ -103,7 +102,7 @@ def test_the_saving_is_taken_within_a_seed_as_far_as_the_grid_is_filled():
         return {"seed": seed, "side": side, "attention": "fused", "layer": layer, "seconds": seconds} | counts
 
     told = summarise([made(0, "full", 6.0), made(0, "axial", 3.0), made(1, "full", 4.0), made(1, "axial", 1.0),
-                      made(2, "full", 9.0), made(0, "axial", 1.0, side=40)])  # fmt: skip
+                      made(2, "full", 9.0), made(0, "axial", 1.0, side=40)])
     assert set(told) == {"28"}
     assert (told["28"]["flops"], told["28"]["map_flops"]) == (2, 10)
     assert told["28"]["seconds"]["fused"]["mean"] == 3

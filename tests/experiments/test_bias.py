@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 
+from experiments import bias, disturb, families
 from vitlite import cost, data, weights
-from vitlite.experiments import bias
 
 TINY = bias.SCALES["quick"] | {"train_images": 40, "steps": 2, "search_steps": 2, "learning_rates": [1e-3],
-                               "shifts": [0, 4], "tiles": [16, 4], "covered": [0.0, 0.5]}  # fmt: skip
+                               "shifts": [0, 4], "tiles": [16, 4], "covered": [0.0, 0.5]}
 
 STANDARD = {"seed", "parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-            "test_accuracy"}  # fmt: skip
+            "test_accuracy"}
 
 
 @pytest.fixture(scope="module")
@@ -23,25 +23,25 @@ def random(seed=0):
 
 
 def test_the_families_have_equally_many_parameters():
-    sizes = {family: cost.parameters(bias.build(family, TINY, seed=0)) for family in bias.FAMILIES}
+    sizes = {family: cost.parameters(bias.build(family, TINY, seed=0)) for family in families.FAMILIES}
     assert max(sizes.values()) <= 1.02 * min(sizes.values()), sizes
 
 
 def test_seed_0_comes_first_and_images_before_permuted_ones():
     points = bias.points(TINY | {"seeds": [0, 1], "orders": ["image", "pixels"]})
-    assert [point["family"] for point in points[:4]] == list(bias.FAMILIES)
+    assert [point["family"] for point in points[:4]] == list(families.FAMILIES)
     assert [(point["order"], point["seed"]) for point in points[::4]] == [
-        ("image", 0), ("image", 1), ("pixels", 0), ("pixels", 1)]  # fmt: skip
+        ("image", 0), ("image", 1), ("pixels", 0), ("pixels", 1)]
 
 
 def test_a_window_that_does_not_move_shows_the_test_images(sets):
-    images, masks = bias.pan(80, shift=0)
+    images, masks = disturb.pan(80, shift=0)
     assert torch.equal(images, sets.test.images)
     assert torch.equal(masks, sets.test.masks)
 
 
 def test_a_moved_window_shows_the_same_scene_elsewhere(sets):
-    images, masks = bias.pan(80, shift=3)
+    images, masks = disturb.pan(80, shift=3)
     turn = torch.arange(80) // 10 % 4
     still = sets.test.images
     for way, here, there in (
@@ -61,29 +61,29 @@ def test_every_class_is_moved_in_every_direction(sets):
 
 def test_shuffling_moves_whole_tiles_and_loses_none():
     images = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8)
-    shuffled = bias.shuffle(images, 4, random())
+    shuffled = disturb.shuffle(images, 4, random())
     corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
     tiles = [images[..., top : top + 4, left : left + 4] for top, left in corners]
     for top, left in corners:
         assert sum(torch.equal(shuffled[..., top : top + 4, left : left + 4], tile) for tile in tiles) == 1
     assert torch.equal(shuffled.flatten(2).sort().values, images.flatten(2))
-    assert torch.equal(bias.shuffle(images, 8, random()), images), "one tile has one order"
+    assert torch.equal(disturb.shuffle(images, 8, random()), images), "one tile has one order"
 
 
 def test_shuffling_gives_all_images_one_order_or_each_its_own():
     images = torch.arange(64).view(1, 1, 8, 8).expand(5, -1, -1, -1)
-    assert len(bias.shuffle(images, 2, random()).unique(dim=0)) == 1
-    assert len(bias.shuffle(images, 2, random(), each=True).unique(dim=0)) == 5
+    assert len(disturb.shuffle(images, 2, random()).unique(dim=0)) == 1
+    assert len(disturb.shuffle(images, 2, random(), each=True).unique(dim=0)) == 5
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_covering_hides_that_share_of_the_tiles(share):
     images = torch.full((3, 3, 8, 8), 200, dtype=torch.uint8)
-    covered = bias.cover(images, share, 2, (0.0, 0.5, 1.0), random())
+    covered = disturb.cover(images, share, 2, (0.0, 0.5, 1.0), random())
     hidden = (covered == torch.tensor([0, 128, 255]).view(-1, 1, 1)).all(dim=1)
     assert hidden.flatten(1).double().mean(dim=1).tolist() == [share] * 3
     assert (covered.permute(0, 2, 3, 1)[~hidden] == 200).all()
-    more = bias.cover(images, min(1.0, share + 0.25), 2, (0.0, 0.5, 1.0), random())
+    more = disturb.cover(images, min(1.0, share + 0.25), 2, (0.0, 0.5, 1.0), random())
     assert (covered == more).all(dim=1)[hidden].all(), "a larger share covers the same tiles and more"
 
 
@@ -98,7 +98,7 @@ def test_a_network_trained_on_permuted_images_sees_the_same_pixels_elsewhere():
     for moved in seen:
         assert not torch.equal(moved, images)
         assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
-    assert torch.equal(seen[0], bias.shuffle(images, 4, random())), "patches stay whole"
+    assert torch.equal(seen[0], disturb.shuffle(images, 4, random())), "patches stay whole"
 
 
 def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monke
         assert [step["pixels"] for step in runs[-1]["shift"]] == [0, 4]
         assert len(runs[-1]["shuffle"]) == 4
         assert runs[-1]["shift"][0] == {
-            "pixels": 0, "object_in_frame": 1.0, "accuracy": runs[-1]["test_accuracy"], "consistency": 1.0}  # fmt: skip
+            "pixels": 0, "object_in_frame": 1.0, "accuracy": runs[-1]["test_accuracy"], "consistency": 1.0}
         assert runs[-1]["cover"][0]["accuracy"] == runs[-1]["test_accuracy"], "nothing covered yet"
     assert not (tmp_path / "checkpoints").exists(), "a quick run publishes nothing"
     for family in ("vit", "hybrid", "resnet"):
@@ -119,6 +119,6 @@ def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monke
         assert weights.info(path)["record"] == "bias"
         assert path.stat().st_size < 2e6
     told = bias.summarise(runs)["image"]
-    assert set(told) == set(bias.FAMILIES)
+    assert set(told) == set(families.FAMILIES)
     assert told["mlp"]["shuffle"] == runs[-1]["shuffle"][-1]["accuracy"]
     json.dumps(runs)

@@ -5,28 +5,28 @@ import json
 import pytest
 import torch
 
-from vitlite import cost, experiments
-from vitlite.experiments import bias, bias_photographs
-from vitlite.experiments.bias_photographs import measures, summarise, windows
+from experiments import bias, bias_photographs, families, runner
+from experiments.bias_photographs import measures, summarise, windows
+from vitlite import cost
 
 CPU = bias_photographs.SCALES["cpu"]
 TINY = bias_photographs.SCALES["quick"] | {
     "data": {"name_or_path": "scenes", "train_images": 40, "held_out": 20}, "test_images": 20,
     "steps": 2, "search_steps": 2, "learning_rates": [1e-3],
-    "shifts": [0, 2, 4], "tiles": [8, 4], "covered": [0.0, 0.5]}  # fmt: skip
+    "shifts": [0, 2, 4], "tiles": [8, 4], "covered": [0.0, 0.5]}
 STANDARD = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-            "test_accuracy"}  # fmt: skip
+            "test_accuracy"}
 
 
 def test_the_grid_is_what_the_card_says():
     points = bias_photographs.points(CPU)
-    assert f"{len(points)} runs" in experiments.card(bias_photographs)["cost"]
-    assert [point["family"] for point in points[:4]] == list(bias.FAMILIES)
+    assert f"{len(points)} runs" in runner.card(bias_photographs)["cost"]
+    assert [point["family"] for point in points[:4]] == list(families.FAMILIES)
     assert [point["seed"] for point in points] == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_the_families_have_equally_many_parameters():
-    sizes = {family: cost.parameters(bias.build(family, CPU, seed=0)) for family in bias.FAMILIES}
+    sizes = {family: cost.parameters(bias.build(family, CPU, seed=0)) for family in families.FAMILIES}
     assert max(sizes.values()) <= 1.025 * min(sizes.values()), sizes
 
 
@@ -98,7 +98,7 @@ def test_a_run_comes_to_accuracies_losses_and_answers_kept():
 
 def test_families_are_compared_seed_by_seed_as_far_as_the_grid_is_filled():
     runs = [made("vit", 0, 0.5, 0.4), made("resnet", 0, 0.6, 0.3), made("vit", 1, 0.4, 0.4),
-            made("resnet", 1, 0.5, 0.3), made("resnet", 2, 0.9, 0.1), made("mlp", 2, 0.3, 0.2)]  # fmt: skip
+            made("resnet", 1, 0.5, 0.3), made("resnet", 2, 0.9, 0.1), made("mlp", 2, 0.3, 0.2)]
     told = summarise(runs)
     assert told["families"]["resnet"]["test_accuracy"]["seeds"] == 3
     above = told["above_vit"]["resnet"]

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from vitlite import cost, data, experiments, records
-from vitlite.experiments import data_size
-from vitlite.experiments._shared import build
+from experiments import data_size, records, runner
+from experiments.families import build
+from vitlite import cost, data
 
 QUICK, CPU, FULL = (data_size.SCALES[scale] for scale in ("quick", "cpu", "full"))
 TINY = QUICK | {
@@ -19,7 +19,7 @@ TINY = QUICK | {
     "like": {"scenes": 80},
     "tuned_at": {"scenes": [20, 80]},
     "search_steps": 1,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("scale", data_size.SCALES)
@@ -33,13 +33,13 @@ def test_the_families_have_equally_many_parameters(scale):
 
 
 def test_the_grid_is_what_the_card_says():
-    told = experiments.card(data_size)["cost"]
+    told = runner.card(data_size)["cost"]
     assert f"cpu: {len(data_size.points(CPU))} runs" in told
     assert f"full: {len(data_size.points(FULL))} runs" in told
     taken = sum(data_size.steps(point, FULL) for point in data_size.points(FULL))
     assert f"{taken / 1e6:.1f} million steps" in told
     tried = {(p["data"], p["family"], data_size.nearest(p["train_images"], CPU["tuned_at"][p["data"]]))
-             for p in data_size.points(CPU)}  # fmt: skip
+             for p in data_size.points(CPU)}
     assert f"{len(tried) * len(CPU['learning_rates'])} trials" in told
 
 
@@ -99,7 +99,7 @@ def test_more_images_than_there_are_are_refused(tmp_path):
 
 def test_it_runs_is_measured_and_comes_out_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setitem(data_size.SCALES, "quick", TINY)
-    experiments.run("data_size", "quick", folder=tmp_path, work=tmp_path / "work")
+    runner.run("data_size", "quick", folder=tmp_path, work=tmp_path / "work")
     record = records.read("data_size", tmp_path)
     assert [run["steps"] for run in record["runs"]] == [4, 4, 4, 4, 2]
     assert [run["epochs"] for run in record["runs"]] == [3.2, 3.2, 0.8, 0.8, 0.8]
@@ -114,13 +114,13 @@ def test_it_runs_is_measured_and_comes_out_the_same_again(tmp_path, monkeypatch)
     again = data_size.run(point, TINY, tmp_path / "again")
     before = record["runs"][3]
     assert {key: before[key] for key in again if key != "seconds"} == {
-        key: value for key, value in json.loads(json.dumps(again)).items() if key != "seconds"}  # fmt: skip
+        key: value for key, value in json.loads(json.dumps(again)).items() if key != "seconds"}
 
 
 def made(family, seed, accuracy, images=1_000, length="steps", epochs=8.0):
     return {"data": "cifar10", "length": length, "train_images": images, "family": family, "seed": seed,
             "test_accuracy": accuracy, "epochs": epochs, "seconds": 1.0, "learning_rate": 1e-3, "train_flops": 5,
-            "parameters": 9}  # fmt: skip
+            "parameters": 9}
 
 
 def test_families_are_compared_seed_by_seed():
@@ -135,7 +135,7 @@ def test_families_are_compared_seed_by_seed():
 
 def test_a_grid_that_is_not_complete_is_summarised_too():
     runs = [made("vit", 0, 0.3), made("vit", 0, 0.2, images=500, epochs=16.0), made("hybrid", 1, 0.5),
-            made("resnet", 0, 0.1, images=500, length="epochs")]  # fmt: skip
+            made("resnet", 0, 0.1, images=500, length="epochs")]
     told = data_size.summarise(runs)["cifar10"]
     assert list(told["steps"]) == ["500", "1000"], "from few images to many"
     assert told["steps"]["1000"]["vit"]["over_resnet"] is None

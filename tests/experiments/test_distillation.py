@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from usual import USUAL, check_the_card_tells_the_grid
 
+from experiments import distillation
 from vitlite import ViT, ViTConfig, cost, data
-from vitlite.experiments import distillation
 from vitlite.train import evaluate
 from vitlite.train.objectives import distil
 
@@ -18,7 +18,7 @@ TINY = QUICK | {
     "teachers": {name: told | {"steps": 2} for name, told in QUICK["teachers"].items()},
     "recipe": QUICK["recipe"] | {"batch_size": 32},
     "steps": 3, "cosine_images": 20,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_run_is_repeated_bit_for_bit(made, tmp_path):
     for key in ("train_accuracy", "test_accuracy", "cosine", "heads", "agreement", "curve"):
         assert again[key] == made["hard"][key], key
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "resnet-0.teacher.safetensors", "vit-0.teacher.safetensors", "weak-resnet-0.teacher.safetensors"]  # fmt: skip
+        "resnet-0.teacher.safetensors", "vit-0.teacher.safetensors", "weak-resnet-0.teacher.safetensors"]
 
 
 def test_without_a_teacher_each_head_has_half_of_the_labels_loss():
@@ -115,7 +115,7 @@ def test_a_teacher_that_is_always_right_is_no_teacher():
             return 9.0 * nn.functional.one_hot(labels, 10)
 
     for ours, theirs in zip(distil(Right())(model, images, labels), distillation.two_labels(model, images, labels),
-                            strict=True):  # fmt: skip
+                            strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -156,13 +156,13 @@ def test_what_is_compared_is_of_one_seed():
         shares = {"mean": accuracy} | dict(zip(distillation.HEADS, heads, strict=False))
         teachers = {"resnet": {"test_accuracy": 0.8 + seed / 10}}
         return {"student": name, "seed": seed, "test_accuracy": accuracy, "heads": shares, "seconds": 2.0,
-                "agreement": {"resnet": shares}, "teachers": teachers} | both  # fmt: skip
+                "agreement": {"resnet": shares}, "teachers": teachers} | both
 
     runs = [run("plain", 0, 0.5), run("plain", 1, 0.6), run("hard", 0, 0.7, 0.6, 0.65), run("soft", 2, 0.6, 0.6, 0.5)]
     told = distillation.summarise(runs)
     assert told["teachers"]["resnet"]["mean"] == pytest.approx(0.9), "once a seed"
     assert told["students"]["hard"]["above"] == {"plain": pytest.approx({"mean": 0.2, "low": None, "high": None,
-                                                                         "seeds": 1})}  # fmt: skip
+                                                                         "seeds": 1})}
     assert told["students"]["soft"]["above"] == {}, "no other run of its seed yet"
     assert told["students"]["hard"]["over_class"]["distillation"]["mean"] == pytest.approx(0.05)
     assert told["students"]["hard"]["over_class"]["mean"]["mean"] == pytest.approx(0.1)

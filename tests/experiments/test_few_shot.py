@@ -6,13 +6,14 @@ import pytest
 import torch
 from usual import USUAL, check_the_card_tells_the_grid
 
-from vitlite import cost, data, experiments, records
-from vitlite.experiments import few_shot
-from vitlite.experiments._shared import build, fresh_head, once
+from experiments import few_shot, records, runner
+from experiments.families import build
+from experiments.measure import fresh_head, once
+from vitlite import cost, data
 
 QUICK, CPU = few_shot.SCALES["quick"], few_shot.SCALES["cpu"]
 TINY = QUICK | {"images": [1, 3], "rates": [1e-3], "rate_images": 1, "pretraining_steps": 2, "steps": 2,
-                "source": QUICK["source"] | {"train_images": 40, "held_out": 20}}  # fmt: skip
+                "source": QUICK["source"] | {"train_images": 40, "held_out": 20}}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def made(tmp_path_factory):
 def test_every_network_of_the_first_seed_comes_first(scale):
     points = few_shot.points(few_shot.SCALES[scale] | {"seeds": [3, 4]})
     assert [(point["source"], point["family"]) for point in points[:4]] == [
-        ("scenes", "vit"), ("scenes", "resnet"), ("random", "vit"), ("random", "resnet")]  # fmt: skip
+        ("scenes", "vit"), ("scenes", "resnet"), ("random", "vit"), ("random", "resnet")]
     assert [point["seed"] for point in points] == [3] * 4 + [4] * 4
 
 
@@ -133,7 +134,7 @@ def test_every_run_is_measured_by_every_method(made):
         assert run.keys() >= USUAL
         places = [(entry["method"], entry["images"], len(entry["accuracy"])) for entry in run["few"]]
         assert places == [("linear", 1, 2), ("linear", 3, 2), ("knn", 1, 2), ("knn", 3, 2), ("fine-tuning", 1, 1),
-                          ("fine-tuning", 3, 1)]  # fmt: skip
+                          ("fine-tuning", 3, 1)]
         assert run["steps"] == run["train_flops"] == 0 if run["source"] == "random" else run["steps"] == 2
     json.dumps(made)
 
@@ -142,7 +143,7 @@ def test_a_run_is_repeated_bit_for_bit_and_resumes_after_its_pretraining(made, t
     point = few_shot.points(TINY)[0]
     again = few_shot.run(point, TINY, tmp_path)
     assert [again[key] for key in ("few", "search", "test_accuracy")] == [
-        made[0][key] for key in ("few", "search", "test_accuracy")]  # fmt: skip
+        made[0][key] for key in ("few", "search", "test_accuracy")]
     (tmp_path / "scenes-vit-0-scenes-rates.json").unlink()
     assert few_shot.run(point, TINY, tmp_path) == again, "to the second, since the pre-training is read"
 
@@ -169,5 +170,5 @@ def test_differences_are_taken_within_a_seed_and_on_the_same_draws():
 
 def test_it_makes_a_record(made, tmp_path, monkeypatch):
     monkeypatch.setattr(few_shot, "run", lambda point, *_: next(run for run in made if point.items() <= run.items()))
-    experiments.run("few_shot", "quick", folder=tmp_path, work=tmp_path / "work")
+    runner.run("few_shot", "quick", folder=tmp_path, work=tmp_path / "work")
     assert len(records.read("few_shot", tmp_path)["summary"]["differences"]) == 12 + 12 + 8 + 8

@@ -6,15 +6,15 @@ import pytest
 import torch
 from usual import USUAL, check_the_card_tells_the_grid
 
+from experiments import masked_patches
+from experiments.families import build
 from vitlite import data, weights
-from vitlite.experiments import masked_patches
-from vitlite.experiments._shared import build
-from vitlite.train.objectives import MaskedPatches
+from vitlite.masked import MaskedPatches
 
 QUICK, CPU = masked_patches.SCALES["quick"], masked_patches.SCALES["cpu"]
 SCENES = {"name_or_path": "scenes", "train_images": 100, "held_out": 20, "image_size": 16}
 TINY = QUICK | {"data": SCENES, "scenes": SCENES | {"seed": 1}, "pretraining_steps": 2, "search_steps": 1, "steps": 2,
-                "rates": [1e-3], "pretraining": ["none", "colour", "scenes", "pixels", "labels"]}  # fmt: skip
+                "rates": [1e-3], "pretraining": ["none", "colour", "scenes", "pixels", "labels"]}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_every_way_to_begin_is_fine_tuned_alike(made):
     for run in made:
         assert run.keys() >= USUAL
         assert [(told["fraction"], told["steps"], told["train_images"]) for told in run["fine_tuned"]] == [
-            (0.1, 2, 10), (1.0, 2, 100)]  # fmt: skip
+            (0.1, 2, 10), (1.0, 2, 100)]
         assert all(told.keys() >= USUAL for told in run["fine_tuned"])
     before = {run["pretraining"]: run["pretrained"] for run in made}
     assert before["none"] is None
@@ -160,7 +160,7 @@ def test_what_is_compared_is_of_one_seed():
 
     guesses = {"neighbours": 0.2, "commonest": 0.1}
     runs = [run("none", 0, 0.3, 0.5), run("colour", 0, 0.4, 0.5, masked_accuracy=0.3, **guesses), run("none", 1, 0.5),
-            run("scenes", 1, 0.6, 0.4)]  # fmt: skip
+            run("scenes", 1, 0.6, 0.4)]
     told = masked_patches.summarise(runs)
     assert told["accuracy"]["none"]["0.1"]["mean"] == pytest.approx(0.4)
     assert told["accuracy"]["none"]["1.0"]["seeds"] == 1

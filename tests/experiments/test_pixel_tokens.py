@@ -6,11 +6,11 @@ import pytest
 import torch
 from usual import USUAL, check_the_card_tells_the_grid
 
+from experiments import pixel_tokens
+from experiments._pixels import Causal, NextPixel, Palette, clusters, complete
+from experiments.pixel_tokens import build
 from vitlite import ViT, ViTConfig, data
-from vitlite.experiments import pixel_tokens
-from vitlite.experiments._pixels import Causal, NextPixel, Palette, clusters, complete
-from vitlite.experiments.pixel_tokens import build
-from vitlite.train.objectives import MaskedPatches
+from vitlite.masked import MaskedPatches
 
 QUICK, CPU = pixel_tokens.SCALES["quick"], pixel_tokens.SCALES["cpu"]
 
@@ -26,7 +26,7 @@ def made(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     found = {point["tokens"]: point | pixel_tokens.run(point, QUICK, work) for point in pixel_tokens.points(QUICK)}
     assert {path.name for path in work.iterdir()} == {
-        f"{tokens}-0{suffix}" for tokens in ("pixels", "patches") for suffix in (".json", ".safetensors")}  # fmt: skip
+        f"{tokens}-0{suffix}" for tokens in ("pixels", "patches") for suffix in (".json", ".safetensors")}
     return found
 
 
@@ -40,7 +40,7 @@ def model(sets):
 
 def test_the_first_seed_comes_first_and_the_card_tells_the_grid():
     assert [(point["seed"], point["tokens"]) for point in pixel_tokens.points(CPU)] == [
-        (seed, tokens) for seed in (0, 1, 2) for tokens in ("pixels", "patches")]  # fmt: skip
+        (seed, tokens) for seed in (0, 1, 2) for tokens in ("pixels", "patches")]
     check_the_card_tells_the_grid(pixel_tokens)
 
 
@@ -67,7 +67,7 @@ def test_k_means_finds_colours_that_lie_apart():
 def test_every_round_brings_the_palette_nearer():
     pixels = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
     errors = [torch.cdist(pixels, clusters(pixels, 16, rounds, 0)).min(dim=1).values.square().mean().item()
-              for rounds in (0, 1, 2, 5, 20)]  # fmt: skip
+              for rounds in (0, 1, 2, 5, 20)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.8 * errors[0]
 
@@ -217,7 +217,7 @@ def test_the_probe_reads_the_layers_of_the_paper(model, sets):
         z = model.vit.tokens(model.vit.embed(images))
         torch.testing.assert_close(first, model.vit.blocks[0].norm1(z)[:, 1:].mean(dim=1), rtol=0.05, atol=0.02)
         torch.testing.assert_close(last, model.vit.encode(model.vit.embed(images))[:, 1:].mean(dim=1),
-                                   rtol=0.05, atol=0.05)  # fmt: skip
+                                   rtol=0.05, atol=0.05)
 
 
 def test_guesses_that_need_no_model(model, sets):
@@ -239,7 +239,7 @@ def told(tokens, seed, *test, val=None):
         "raw": {"test_accuracy": 0.35}, "loss": 4.0, "right": 0.1, "guesses": {"commonest": 0.05}, "images_seen": 10,
         "train_flops": 50, "seconds": 1.0, "parameters": 9,
         "by_size": [size | {"seconds": 0.1 + seed / 10}, size | {"image_size": 64}],
-    }  # fmt: skip
+    }
 
 
 def test_what_is_compared_is_of_one_seed():

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from experiments import position, statistics
 from vitlite import data
-from vitlite.experiments import _shared, position
 from vitlite.position import KINDS
 
 CPU = position.SCALES["cpu"]
@@ -28,7 +28,7 @@ def test_the_grid_is_five_kinds_two_sets_and_three_seeds_the_first_seed_first(sc
     assert len(points) == len({json.dumps(point) for point in points}) == 30
     assert [point["seed"] for point in points] == [0] * 10 + [1] * 10 + [2] * 10
     assert {(point["data"], point["position"]) for point in points[:10]} == {
-        (name, kind) for name in ("cifar10", "scenes") for kind in KINDS}  # fmt: skip
+        (name, kind) for name in ("cifar10", "scenes") for kind in KINDS}
 
 
 def test_all_kinds_start_from_the_same_weights_but_the_positions():
@@ -42,7 +42,7 @@ def test_all_kinds_start_from_the_same_weights_but_the_positions():
         assert all("position" in name or "relative" in name for name in extra), kind
         assert bool(extra) == (kind != "none")
     assert not torch.equal(plain["patch_embed.projection.weight"],
-                           position.new_model("none", TINY, seed=2).patch_embed.projection.weight)  # fmt: skip
+                           position.new_model("none", TINY, seed=2).patch_embed.projection.weight)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,7 +50,7 @@ def test_shuffled_patches_are_the_same_to_a_model_without_positions_alone(kind, 
     point = {"data": "scenes", "position": kind, "seed": 0}
     first, again = (position.run(point, TINY, tmp_path) for _ in range(2))
     assert {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-            "test_accuracy", "shuffled_accuracy"} <= set(first)  # fmt: skip
+            "test_accuracy", "shuffled_accuracy"} <= set(first)
     assert first["images_seen"] == 4 * 64
     assert first | {"seconds": 0} == again | {"seconds": 0}, "one seed, one result"
     assert not list(tmp_path.iterdir()), "no checkpoint is left"
@@ -77,7 +77,7 @@ def made(kind, seed, accuracy, name="cifar10"):
 
 def test_kinds_are_compared_seed_by_seed():
     runs = [made("none", 0, 0.40), made("learned-1d", 0, 0.50), made("sincos-2d", 0, 0.53),
-            made("none", 1, 0.30), made("learned-1d", 1, 0.40), made("sincos-2d", 1, 0.45)]  # fmt: skip
+            made("none", 1, 0.30), made("learned-1d", 1, 0.40), made("sincos-2d", 1, 0.45)]
     told = position.summarise(runs)["cifar10"]
     assert told["learned-1d"]["test_accuracy"]["mean"] == pytest.approx(0.45)
     assert told["learned-1d"]["over_none"]["low"] == pytest.approx(0.1), "no spread, though the seeds differ"
@@ -91,7 +91,7 @@ def test_an_unfinished_grid_is_told_as_far_as_it_goes():
     assert told["cifar10"]["learned-1d"]["over_none"] is None, "no seed in common"
     assert told["cifar10"]["learned-1d"]["test_accuracy"]["low"] is None
     assert set(told["scenes"]) == {"none"}
-    assert _shared.paired([], []) is None
+    assert statistics.paired([], []) is None
 
 
 def test_an_unknown_kind_is_named():

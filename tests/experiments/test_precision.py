@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from vitlite import experiments, records
-from vitlite.experiments import precision
+from experiments import precision, records, runner
 from vitlite.train import trainer
 
 
@@ -15,7 +14,7 @@ def made(name, seed, accuracy):
 def test_both_precisions_of_a_seed_stand_before_the_next_seed():
     points = precision.points(precision.SCALES["cpu"])
     assert [(point["precision"], point["seed"]) for point in points[:3]] == [
-        ("float32", 0), ("autocast", 0), ("float32", 1)]  # fmt: skip
+        ("float32", 0), ("autocast", 0), ("float32", 1)]
     assert len(points) == 6
 
 
@@ -30,7 +29,7 @@ def test_the_difference_is_taken_by_seed():
 def test_autocast_changes_the_numbers_and_float32_does_not_use_it(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "autocast_dtype", lambda device: torch.bfloat16)
     monkeypatch.setattr(precision, "autocast_dtype", lambda device: torch.bfloat16)
-    record = records.read("precision", experiments.run("precision", "quick", folder=tmp_path, work=tmp_path).parent)
+    record = records.read("precision", runner.run("precision", "quick", folder=tmp_path, work=tmp_path).parent)
     single, reduced = record["runs"]
     assert (single["dtype"], reduced["dtype"]) == ("float32", "bfloat16")
     assert single["parameters"] == reduced["parameters"]

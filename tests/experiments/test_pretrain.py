@@ -6,9 +6,9 @@ import pytest
 import torch
 from usual import USUAL, check_the_card_tells_the_grid
 
-from vitlite import cost, experiments, records
-from vitlite.experiments import pretrain
-from vitlite.experiments._shared import build
+from experiments import pretrain, records, runner
+from experiments.families import build
+from vitlite import cost
 
 QUICK, CPU, FULL = (pretrain.SCALES[scale] for scale in ("quick", "cpu", "full"))
 TINY = QUICK | {
@@ -16,7 +16,7 @@ TINY = QUICK | {
     "data": QUICK["data"] | {"train_images": 60, "held_out": 40}, "labels": [10, 40], "validation_images": 20,
     "pretraining_steps": 3, "search_steps": 1, "steps": 2,
     "recipe": QUICK["recipe"] | {"batch_size": 10},  # no set is smaller than a batch
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def made(work):
 
 def of(made, family, images, steps):
     return next(run for run in made
-                if (run["family"], run["pretraining_images"], run["steps"]) == (family, images, steps))  # fmt: skip
+                if (run["family"], run["pretraining_images"], run["steps"]) == (family, images, steps))
 
 
 def test_the_card_tells_the_grid():
@@ -115,19 +115,19 @@ def test_fewer_labels_than_classes_are_refused_before_anything_is_trained(tmp_pa
 
 def run(family, seed, images, steps, *accuracies):
     told = [{"train_images": labels, "steps": steps, "test_accuracy": accuracy}
-            for labels, accuracy in zip((500, 5_000), accuracies, strict=False)]  # fmt: skip
+            for labels, accuracy in zip((500, 5_000), accuracies, strict=False)]
     return {"family": family, "seed": seed, "pretraining_images": images, "steps": steps, "fine_tuned": told}
 
 
 def test_gains_are_taken_within_a_seed_a_family_and_a_number_of_labels():
     runs = [run("vit", 0, 0, 9, 0.2, 0.3), run("vit", 1, 0, 9, 0.3), run("vit", 0, 0, 99, 0.25, 0.5),
             run("vit", 0, 10_000, 9, 0.3, 0.4), run("vit", 1, 10_000, 9, 0.5),
-            run("resnet", 0, 0, 9, 0.3, 0.5), run("resnet", 0, 10_000, 9, 0.35, 0.5)]  # fmt: skip
+            run("resnet", 0, 0, 9, 0.3, 0.5), run("resnet", 0, 10_000, 9, 0.35, 0.5)]
     told = pretrain.summarise(runs)
 
     def gain(family, labels, steps):
         return next(row for row in told["gain"] if (row["family"], row["train_images"], row["other_steps"]) == (
-            family, labels, steps))  # fmt: skip
+            family, labels, steps))
 
     few = gain("vit", 500, 9)
     assert (few["mean"], few["seeds"]) == (pytest.approx(0.15), 2), "0.1 of one seed, 0.2 of the other"
@@ -149,6 +149,6 @@ def test_more_scenes_are_compared_with_fewer():
 def test_it_makes_a_record(made, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "run", lambda point, *_: next(run for run in made if point.items() <= run.items()))
     monkeypatch.setitem(pretrain.SCALES, "quick", TINY)
-    experiments.run("pretrain", "quick", folder=tmp_path, work=tmp_path / "work")
+    runner.run("pretrain", "quick", folder=tmp_path, work=tmp_path / "work")
     record = records.read("pretrain", tmp_path)
     assert [len(record["summary"][key]) for key in ("accuracy", "gain", "vit_gains_more")] == [16, 20, 10]

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from vitlite import experiments, records
-from vitlite.experiments import recipe_ablation
+from experiments import recipe_ablation, records, runner
 from vitlite.train import recipes
 
 CPU = recipe_ablation.SCALES["cpu"]
@@ -20,7 +19,7 @@ def test_it_starts_naive_and_each_rung_makes_its_change_and_no_other(scale):
     assert not any((naive.flip, naive.crop_padding, naive.cutmix, naive.mixup, naive.average, naive.weight_decay))
     for (_, change), before, after in zip(config["ladder"][1:], rungs, rungs[1:], strict=False):
         differ = {field.name for field in dataclasses.fields(after)
-                  if getattr(before, field.name) != getattr(after, field.name)}  # fmt: skip
+                  if getattr(before, field.name) != getattr(after, field.name)}
         assert differ == {*change, "name"}
     assert len({(rung.steps, rung.batch_size) for rung in rungs}) == 1, "equal steps"
 
@@ -29,7 +28,7 @@ def test_at_full_scale_the_top_rung_is_the_strong_recipe_but_for_its_length_and_
     top = recipe_ablation.recipe("averaged weights", recipe_ablation.SCALES["full"])
     strong = recipes.get("cifar10")
     for field in ("optimizer", "batch_size", "learning_rate", "schedule", "weight_decay", "clip_norm", "average",
-                  "label_smoothing", "flip", "crop_padding", "trivial_augment", "cutmix", "mixup"):  # fmt: skip
+                  "label_smoothing", "flip", "crop_padding", "trivial_augment", "cutmix", "mixup"):
         assert getattr(top, field) == getattr(strong, field), field
 
 
@@ -57,7 +56,7 @@ def test_it_runs_from_the_first_rung_to_the_last(tmp_path, monkeypatch):
     ladder = recipe_ablation.SCALES["quick"]["ladder"]
     short = recipe_ablation.SCALES["quick"] | {"steps": 4, "ladder": [ladder[0], ["all", _all(ladder)]]}
     monkeypatch.setitem(recipe_ablation.SCALES, "quick", short)
-    experiments.run("recipe_ablation", "quick", folder=tmp_path, work=tmp_path / "work")
+    runner.run("recipe_ablation", "quick", folder=tmp_path, work=tmp_path / "work")
     naive, full = records.read("recipe_ablation", tmp_path)["runs"]
     assert (naive["variant"], full["variant"]) == ("naive: SGD, constant rate", "all")
     assert naive["images_seen"] == full["images_seen"] == 4 * 64

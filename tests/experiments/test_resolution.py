@@ -4,8 +4,8 @@ import pytest
 import torch
 from usual import check_the_card_tells_the_grid
 
+from experiments import resolution
 from vitlite import ViT, ViTConfig, position
-from vitlite.experiments import resolution
 from vitlite.position import CONVENTIONS
 
 TINY = resolution.SCALES["quick"] | {"vit": resolution.VIT | {"embed_dim": 24, "depth": 1, "mlp_dim": 24}}
@@ -38,12 +38,12 @@ def test_a_new_table_is_as_before_training_and_all_else_stays(model):
     assert larger.position.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(larger.position, resolution.enlarged(model, 24, "new", seed=0).position)
     assert all(torch.equal(a, b) for name, a in model.state_dict().items()
-               if "position" not in name for b in [larger.state_dict()[name]])  # fmt: skip
+               if "position" not in name for b in [larger.state_dict()[name]])
 
 
 def test_runs_that_began_from_two_models_are_not_compared():
     run = {"data": "scenes", "seed": 0, "image_size": 16, "table": "same", "at_once_accuracy": 0.5, "flops": 1,
-           "tokens": 1, "saved_bytes": 1, "pretrained_accuracy": 0.5}  # fmt: skip
+           "tokens": 1, "saved_bytes": 1, "pretrained_accuracy": 0.5}
     with pytest.raises(ValueError, match=r"scenes, seed 0, began from two models \(0.5 and 0.4 .*on one machine"):
         resolution.summarise([run, run | {"table": "new", "pretrained_accuracy": 0.4}])
     older = {key: value for key, value in run.items() if key != "pretrained_accuracy"}
@@ -70,7 +70,7 @@ def test_the_card_tells_the_grid():
 @pytest.mark.parametrize(("size", "table", "message"), [
     (24, "bicubic", "table is 'bicubic'; expected one of 'jax', .*'nearest', 'new', 'same'"),
     (18, "jax", "image is 18×18, patch size is 4: 18 is not a multiple of 4"),
-])  # fmt: skip
+])
 def test_what_does_not_exist_or_fit_is_refused(model, size, table, message):
     with pytest.raises(ValueError, match=message):
         resolution.enlarged(model, size, table, seed=0)
@@ -82,7 +82,7 @@ def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
     assert len(points) == 1 + len(resolution.TABLES)
     told = {point["table"]: resolution.run(point, TINY, tmp_path) for point in points[:2] + points[-1:]}
     assert {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-            "test_accuracy"} <= told["jax"].keys()  # fmt: skip
+            "test_accuracy"} <= told["jax"].keys()
     assert (told["same"]["tokens"], told["jax"]["tokens"]) == (16, 36)
     assert told["jax"]["saved_bytes"] > 2 * told["same"]["saved_bytes"]
     assert len({run["pretrained_accuracy"] for run in told.values()}) == 1, "all begin from one model"

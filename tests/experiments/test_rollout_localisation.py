@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from experiments import rollout_localisation
+from experiments.rollout_localisation import METHODS, RANKINGS
 from vitlite import ViT, ViTConfig, analysis, weights
-from vitlite.experiments import rollout_localisation
-from vitlite.experiments.rollout_localisation import METHODS, RANKINGS
 
 TINY = rollout_localisation.SCALES["quick"] | {"models": ["tiny"], "images": 20, "shares": [0.0, 0.5, 1.0]}
 

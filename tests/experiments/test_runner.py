@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vitlite import experiments, records
-from vitlite.experiments import cost, resolution
+from experiments import cost, records, resolution, runner
 
 CARD = "Question:    Does it\n             resume?\nExpectation: Yes.\nCommand:     c\nCost:        none\n"
 
@@ -36,20 +35,20 @@ def made(monkeypatch):
         run=run,
         summarise=lambda runs: {"seeds": [run["seed"] for run in runs]},
     )
-    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    monkeypatch.setattr(runner, "find", lambda name: experiment)
     return made
 
 
 def test_every_experiment_has_a_full_card():
-    for name in experiments.names():
-        card = experiments.card(experiments.find(name))
+    for name in runner.names():
+        card = runner.card(runner.find(name))
         assert {"question", "expectation", "command", "cost"} <= set(card), name
-        assert card["command"].startswith(f"python -m vitlite experiment {name}")
+        assert card["command"].startswith(f"python -m experiments {name}")
 
 
 def test_every_configuration_is_plain_data_and_has_points():
-    for name in experiments.names():
-        experiment = experiments.find(name)
+    for name in runner.names():
+        experiment = runner.find(name)
         for config in experiment.SCALES.values():
             assert json.loads(json.dumps(config)) == config, name
             assert all("seed" in point for point in experiment.points(config)), name
@@ -57,9 +56,9 @@ def test_every_configuration_is_plain_data_and_has_points():
 
 def test_it_resumes_and_writes_one_record(made, places):
     with pytest.raises(OSError, match="interrupted"):
-        experiments.run("try", "quick", **places)
+        runner.run("try", "quick", **places)
     assert records.names(places["folder"]) == []
-    experiments.run("try", "quick", **places)
+    runner.run("try", "quick", **places)
     assert made == [0, 1, 2], "nothing twice, nothing left out"
     record = records.read("try", places["folder"])
     assert record["question"] == "Does it resume?"
@@ -68,65 +67,65 @@ def test_it_resumes_and_writes_one_record(made, places):
 
 
 def test_chosen_seeds_add_to_what_is_there(made, places):
-    experiments.run("try", "quick", seeds=[2, 0], **places)
+    runner.run("try", "quick", seeds=[2, 0], **places)
     record = records.read("try", places["folder"])
     assert (record["summary"], record["config"]) == ({"seeds": [2, 0]}, {"seeds": [2, 0]})
-    assert record["command"] == "python -m vitlite experiment try --scale quick --seeds 2 0"
+    assert record["command"] == "python -m experiments try --scale quick --seeds 2 0"
     with pytest.raises(OSError, match="interrupted"):
-        experiments.run("try", "quick", **places)
-    experiments.run("try", "quick", **places)
+        runner.run("try", "quick", **places)
+    runner.run("try", "quick", **places)
     assert made == [2, 0, 1]
     assert records.read("try", places["folder"])["summary"] == {"seeds": [0, 1, 2]}, "in the order of the points"
 
 
 def test_force_makes_every_run_again(made, places):
-    experiments.run("try", "quick", seeds=[0], **places)
-    experiments.run("try", "quick", seeds=[0], force=True, **places)
+    runner.run("try", "quick", seeds=[0], **places)
+    runner.run("try", "quick", seeds=[0], force=True, **places)
     assert made == [0, 0]
 
 
 def test_a_seed_named_twice_is_one_run(made, places):
-    experiments.run("try", "quick", seeds=[0, 0, 2], **places)
+    runner.run("try", "quick", seeds=[0, 0, 2], **places)
     assert made == [0, 2]
     assert records.read("try", places["folder"])["config"] == {"seeds": [0, 2]}
 
 
 def test_what_may_not_be_replaced_is_refused_before_any_run(made, places):
-    path = experiments.run("try", "quick", seeds=[0], **places)
+    path = runner.run("try", "quick", seeds=[0], **places)
     there = json.loads(path.read_text())
     path.write_text(json.dumps(there | {"config": {"seeds": [0], "steps": 7}}))
     with pytest.raises(FileExistsError, match=r"try.json holds runs with other settings \(steps\); pass --force"):
-        experiments.run("try", "quick", seeds=[2], **places)
+        runner.run("try", "quick", seeds=[2], **places)
     path.write_text(json.dumps(there | {"scale": "full"}))
     with pytest.raises(FileExistsError, match="holds a 'full' record, this one is 'quick'; pass --force"):
-        experiments.run("try", "quick", seeds=[2], **places)
+        runner.run("try", "quick", seeds=[2], **places)
     assert made == [0]
 
 
 def test_without_time_for_a_run_there_is_no_record(made, places):
     with pytest.raises(ValueError, match="minutes is -1: no run of try was made; give it more time"):
-        experiments.run("try", "quick", minutes=-1, **places)
+        runner.run("try", "quick", minutes=-1, **places)
 
 
 def test_seeds_are_for_experiments_that_have_some(made, places):
     with pytest.raises(ValueError, match="try has none to choose"):
-        experiments.run("try", "cpu", seeds=[1], **places)
+        runner.run("try", "cpu", seeds=[1], **places)
 
 
 def test_it_tells_the_time_left(made, places, capsys, monkeypatch):
     clock = iter([0.0, 0.0, 60.0, 60.0, 60.0])
-    experiments.run("try", "quick", seeds=[-1], **places)
+    runner.run("try", "quick", seeds=[-1], **places)
     capsys.readouterr()
-    monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     with pytest.raises(OSError, match="interrupted"):
-        experiments.run("try", "quick", seeds=[-1, 0, 1], **places)
+        runner.run("try", "quick", seeds=[-1, 0, 1], **places)
     assert "2 of 3 runs made: seed 0; about 1 min left" in capsys.readouterr().err
 
 
 def test_several_runs_at_a_time_make_the_same_record(places, monkeypatch):
     tiny = cost.SCALES["quick"] | {"image_sizes": [16], "patch_sizes": [1, 16], "repeats": 2}
     monkeypatch.setitem(cost.SCALES, "quick", tiny)
-    experiments.run("cost", "quick", jobs=2, **places)
+    runner.run("cost", "quick", jobs=2, **places)
     runs = records.read("cost", places["folder"])["runs"]
     assert [run["tokens"] for run in runs] == [256, 256, 1, 1]
     assert all(run["seconds"] > 0 for run in runs)
@@ -136,7 +135,7 @@ def test_one_of_several_runs_at_a_time_that_fails_takes_no_other_with_it(places,
     tiny = resolution.SCALES["quick"] | {"tables": ["new", "bicubic"], "finetuned": [], "sizes": [16, 24]}
     monkeypatch.setitem(resolution.SCALES, "quick", tiny)
     with pytest.raises(ValueError, match="table is 'bicubic'"):
-        experiments.run("resolution", "quick", jobs=2, **places)
+        runner.run("resolution", "quick", jobs=2, **places)
     (finished,) = places["work"].glob("*/finished.json")
     assert {run["point"]["table"] for run in json.loads(finished.read_text())} == {"same", "new"}
     assert records.names(places["folder"]) == []
@@ -144,7 +143,7 @@ def test_one_of_several_runs_at_a_time_that_fails_takes_no_other_with_it(places,
 
 def test_several_runs_at_a_time_keep_to_the_time_too(places, monkeypatch):
     with pytest.raises(ValueError, match="no run of cost was made"):
-        experiments.run("cost", "quick", jobs=2, minutes=-1, **places)
+        runner.run("cost", "quick", jobs=2, minutes=-1, **places)
 
 
 def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
@@ -162,16 +161,16 @@ def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
         run=run,
         summarise=len,
     )
-    monkeypatch.setattr(experiments, "find", lambda name: experiment)
-    experiments.run("try", "quick", seeds=[0], **places)
+    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    runner.run("try", "quick", seeds=[0], **places)
     for _ in range(2):  # on another machine, whose work folder is empty; then on that one again
-        experiments.run("try", "quick", seeds=[2], folder=places["folder"], work=places["work"] / "other")
-    path = experiments.run("try", "quick", folder=places["folder"], work=places["work"] / "third")
+        runner.run("try", "quick", seeds=[2], folder=places["folder"], work=places["work"] / "other")
+    path = runner.run("try", "quick", folder=places["folder"], work=places["work"] / "third")
     record = json.loads(path.read_text())
     assert made == [0, 2, 1]
     assert [run["seed"] for run in record["runs"]] == record["config"]["seeds"] == [0, 1, 2]
     assert {"date", "processor", "precision", "commit"} == set(record["runs"][0]["made"])
-    experiments.run("try", "quick", seeds=[0], force=True, **places)
+    runner.run("try", "quick", seeds=[0], force=True, **places)
     assert made == [0, 2, 1, 0]
 
 
@@ -190,12 +189,12 @@ def test_chosen_seeds_leave_the_others_unfinished(places, monkeypatch):
         run=run,
         summarise=len,
     )
-    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    monkeypatch.setattr(runner, "find", lambda name: experiment)
     clock = iter(range(100))
-    monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
-    experiments.run("try", "quick", minutes=1 / 60, **places)  # time for one run
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
+    runner.run("try", "quick", minutes=1 / 60, **places)  # time for one run
     assert made == [(0, "a")]
-    experiments.run("try", "quick", seeds=[1], **places)
+    runner.run("try", "quick", seeds=[1], **places)
     assert made == [(0, "a"), (1, "a"), (1, "b")]
     assert len(records.read("try", places["folder"])["runs"]) == 3, "what was there stays"
 
@@ -209,9 +208,9 @@ def test_a_limit_of_time_leaves_the_rest_for_later(places, monkeypatch):
         run=lambda point, config, work: {"val_accuracy": 0.5},
         summarise=len,
     )
-    monkeypatch.setattr(experiments, "find", lambda name: experiment)
+    monkeypatch.setattr(runner, "find", lambda name: experiment)
     clock = iter(range(100))
-    monkeypatch.setattr(experiments.time, "perf_counter", lambda: next(clock))
-    path = experiments.run("try", "quick", minutes=1.5 / 60, **places)
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
+    path = runner.run("try", "quick", minutes=1.5 / 60, **places)
     assert json.loads(path.read_text())["summary"] == 1
-    assert json.loads(experiments.run("try", "quick", **places).read_text())["summary"] == 2
+    assert json.loads(runner.run("try", "quick", **places).read_text())["summary"] == 2

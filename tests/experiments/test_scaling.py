@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from experiments import scaling
 from vitlite import ViT, cost, data
-from vitlite.experiments import scaling
 from vitlite.hybrid import Stem
 from vitlite.resnet import ResNet
 
@@ -120,7 +120,7 @@ def test_an_unknown_size_or_family_is_named():
 
 def made(family, size, cost, accuracy, seed=0, scaled="together"):
     return {"scaled": scaled, "family": family, "size": size, "seed": seed, "parameters": 7, "train_flops": cost,
-            "learning_rate": 1e-3, "seconds": 1.0, "test_accuracy": accuracy}  # fmt: skip
+            "learning_rate": 1e-3, "seconds": 1.0, "test_accuracy": accuracy}
 
 
 def test_families_are_compared_at_the_same_size_and_shapes_with_the_base():
@@ -143,9 +143,9 @@ def test_families_are_compared_at_the_same_size_and_shapes_with_the_base():
 
 def test_the_frontier_has_what_no_cheaper_network_reaches():
     networks = [{"train_flops": cost, "test_accuracy": {"mean": accuracy}}
-                for cost, accuracy in [(4, 0.5), (1, 0.3), (2, 0.3), (3, 0.6), (3, 0.55), (5, 0.7)]]  # fmt: skip
+                for cost, accuracy in [(4, 0.5), (1, 0.3), (2, 0.3), (3, 0.6), (3, 0.55), (5, 0.7)]]
     assert [(kept["train_flops"], kept["test_accuracy"]["mean"]) for kept in scaling.frontier(networks)] == [
-        (1, 0.3), (3, 0.6), (5, 0.7)]  # fmt: skip
+        (1, 0.3), (3, 0.6), (5, 0.7)]
 
 
 def test_an_unfinished_grid_is_told_as_far_as_it_goes():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from experiments import tokens
 from vitlite import data
-from vitlite.experiments import tokens
 
 CPU = tokens.SCALES["cpu"]
 TINY = tokens.SCALES["quick"] | {"steps": 3}
@@ -27,7 +27,7 @@ def test_the_grid_is_poolings_by_rates_and_patch_sizes_at_one_rate_the_first_see
     assert len(points) == len({json.dumps(point) for point in points}) == 30
     assert [point["seed"] for point in points] == [0] * 10 + [1] * 10 + [2] * 10
     assert {(point["pool"], point["learning_rate"]) for point in points if point["patch_size"] == 4} == {
-        (pool, rate) for pool in ("token", "mean") for rate in config["learning_rates"]}  # fmt: skip
+        (pool, rate) for pool in ("token", "mean") for rate in config["learning_rates"]}
     others = [point for point in points if point["patch_size"] != 4]
     assert {point["patch_size"] for point in others} == {2, 8}
     assert all(tokens.BASE.items() <= (point | {"patch_size": 4}).items() for point in others)
@@ -48,7 +48,7 @@ def test_a_run_counts_its_tokens_and_is_reproduced_bit_for_bit(tmp_path):
         assert first | times == again | times, "one seed, one result"
         assert 0 < first["seconds_per_step"] <= first["seconds"]
         assert {"parameters", "train_images", "steps", "images_seen", "train_flops", "val_accuracy",
-                "test_accuracy"} <= set(first)  # fmt: skip
+                "test_accuracy"} <= set(first)
     assert not list(tmp_path.iterdir()), "no checkpoint is left"
     token, mean, large, small = found.values()
     assert [run["tokens"] for run in found.values()] == [1 + 16, 16, 4, 64]
@@ -61,7 +61,7 @@ def test_a_run_counts_its_tokens_and_is_reproduced_bit_for_bit(tmp_path):
 def made(pool, rate, seed, accuracy, size=4, val=None):
     return {"pool": pool, "learning_rate": rate, "patch_size": size, "seed": seed, "test_accuracy": accuracy,
             "val_accuracy": accuracy if val is None else val, "tokens": (24 // size) ** 2, "flops": 100 // size,
-            "seconds_per_step": 1.0 / size}  # fmt: skip
+            "seconds_per_step": 1.0 / size}
 
 
 def test_the_poolings_are_compared_each_at_the_rate_that_validation_chose():

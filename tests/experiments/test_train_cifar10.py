@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from experiments import train_cifar10
 from vitlite import cost, data, weights
-from vitlite.experiments import train_cifar10
 from vitlite.train import Trainer, evaluate, recipes
 
 TINY = {
@@ -14,7 +14,7 @@ TINY = {
     "stages": {stem: [[16, "quick", 2], [24, "quick", 2]] for stem in ("plain", "conv")},
     "seeds": [0, 1],
     "device": "cpu",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def small(monkeypatch, tmp_path):
     """Scenes for CIFAR-10, recipes of two steps, and a folder of its own for checkpoints."""
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, image_size: load("scenes", train_images=64, held_out=20,
-                                                                    image_size=image_size))  # fmt: skip
+                                                                    image_size=image_size))
     monkeypatch.setattr(recipes, "get", lambda name: recipes.RECIPES[name].replace(batch_size=16))
     monkeypatch.setattr(train_cifar10, "CHECKPOINTS", tmp_path)
     return tmp_path
@@ -64,7 +64,7 @@ def test_the_share_of_the_peak_is_flops_over_time_over_peak(monkeypatch):
 def test_the_summary_has_a_row_for_each_stem():
     same = {"val_accuracy": 0.5, "seconds": 1.0}
     runs = [{"stem": stem, "seed": seed, "test_accuracy": accuracy} | same
-            for stem, seed, accuracy in (("plain", 0, 0.6), ("conv", 0, 0.8), ("plain", 1, 0.7))]  # fmt: skip
+            for stem, seed, accuracy in (("plain", 0, 0.6), ("conv", 0, 0.8), ("plain", 1, 0.7))]
     told = train_cifar10.summarise(runs)
     assert told["plain"]["test_accuracy"] == pytest.approx(0.65)
     assert told["conv"]["test_accuracy"] == 0.8

@@ -2,13 +2,13 @@
 
 from types import ModuleType
 
-from vitlite import experiments
+from experiments import runner
 
 USUAL = {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-         "test_accuracy"}  # fmt: skip
+         "test_accuracy"}
 
 
 def check_the_card_tells_the_grid(experiment: ModuleType) -> None:
     for scale in ("cpu", "full"):
         count = len(experiment.points(experiment.SCALES[scale]))
-        assert f"{scale}: {count} runs" in experiments.card(experiment)["cost"]
+        assert f"{scale}: {count} runs" in runner.card(experiment)["cost"]

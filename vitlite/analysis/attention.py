@@ -190,6 +190,6 @@ def class_attention(
 def _distances(grid: tuple[int, int], patch_size: int | tuple[int, int]) -> Tensor:
     """Pixels between the centres of any two patches, ``[N, N]``, float64."""
     steps = [torch.arange(count, dtype=torch.float64) * side
-             for count, side in zip(pair(grid, "grid"), pair(patch_size, "patch_size"), strict=True)]  # fmt: skip
+             for count, side in zip(pair(grid, "grid"), pair(patch_size, "patch_size"), strict=True)]
     centres = torch.cartesian_prod(*steps)
     return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")

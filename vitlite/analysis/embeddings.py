@@ -54,7 +54,7 @@ def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int] | None =
     rows = weight.double().flatten(1)
     if not isinstance(count, int) or not 1 <= count <= min(rows.shape):
         raise ValueError(f"count is {count!r}; {rows.shape[0]} filters of {rows.shape[1]} weights have from 1 to "
-                         f"{min(rows.shape)} components")  # fmt: skip
+                         f"{min(rows.shape)} components")
     _, spread, directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
     tiles = (directions * largest.sign())[:count].unflatten(1, tile)
@@ -75,7 +75,7 @@ def _tile(weight: Tensor, patch_size: int | tuple[int, int] | None) -> tuple[int
     if weight.ndim == 2 and weight.shape[1] % (height * width) == 0:
         return weight.shape[1] // (height * width), height, width
     raise ValueError(f"weight has shape {list(weight.shape)}; expected [D, C·{height}·{width}] or "
-                     f"[D, C, {height}, {width}]")  # fmt: skip
+                     f"[D, C, {height}, {width}]")
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The rows of a position table, each of length 1: those before the patches ``[prefix, D]``, those of the patches
     ``[rows, cols, D]``."""
     check_values(table, "table", "[prefix + N, D], such as model.position_table() (relative positions have none: see "
-                 "bias_by_offset)")  # fmt: skip
+                 "bias_by_offset)")
     rows, cols = pair(grid, "grid")
     flat = table[0] if table.ndim == 3 and len(table) == 1 else table
     if flat.ndim != 2 or len(flat) < rows * cols:

@@ -64,7 +64,7 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
     check_tensor(masks, "masks", "[B, H, W]")
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks) or not (maps.numel() and masks.numel()):
         raise ValueError(f"maps have shape {list(maps.shape)} and masks {list(masks.shape)}; expected [B, h, w] and "
-                         "[B, H, W] of equal B, none of them 0")  # fmt: skip
+                         "[B, H, W] of equal B, none of them 0")
     if not masks.isfinite().all():
         raise ValueError("a mask is not finite somewhere; pass what is the object as true, or not 0, and the rest as 0")
     if not masks.flatten(1).any(dim=1).all():
@@ -138,7 +138,7 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
         raise ValueError(f"values have shape {list(values.shape)}; expected [n], one finite number an image")
     if not 0 < level < 1 or draws < 1:
         raise ValueError(f"level is {level} and draws is {draws}; expected a share between 0 and 1, such as 0.95, and "
-                         "at least one draw")  # fmt: skip
+                         "at least one draw")
     values = values.double().cpu()
     chosen = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
     means = values[chosen].mean(dim=1)
@@ -150,7 +150,7 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
 def deletion_curve(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
     *, blank: Tensor | None = None, least_first: bool = False, per_image: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Accuracy while patches are blanked, those with the largest values first: does the map say what matters?
 
     The deletion curve of Petsiuk et al. (arXiv 1806.07421), of accuracy in place of the class's probability. Among
@@ -189,7 +189,7 @@ def deletion_curve(
     blank = images.new_zeros(images.shape[1]) if blank is None else blank.to(images)
     if blank.shape != images.shape[1:2]:
         raise ValueError(f"blank has shape {list(blank.shape)}; expected one number for each of the images' "
-                         f"{images.shape[1]} channels")  # fmt: skip
+                         f"{images.shape[1]} channels")
     found = []
     for step in steps:
         answers = model(torch.where(rank < step, blank[:, None, None], images)).argmax(dim=1)
@@ -201,7 +201,7 @@ def deletion_curve(
 def insertion_curve(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
     *, blank: Tensor | None = None, per_image: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Accuracy while patches appear on a blank image, those with the largest values first; see ``deletion_curve``.
 
     Args:
@@ -240,13 +240,13 @@ def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
     shapes = ranking.shape, images.shape, labels.shape
     if [len(shape) for shape in shapes] != [3, 4, 1] or len({shape[0] for shape in shapes}) > 1 or not ranking.numel():
         raise ValueError(f"ranking has shape {list(ranking.shape)}, images {list(images.shape)}, labels "
-                         f"{list(labels.shape)}; expected [B, rows, cols], [B, C, H, W] and [B], none 0")  # fmt: skip
+                         f"{list(labels.shape)}; expected [B, rows, cols], [B, C, H, W] and [B], none 0")
     if ranking.isnan().any():
         raise ValueError("the ranking holds a NaN, which has no rank; leave such images out")
     (rows, cols), (height, width) = ranking.shape[1:], images.shape[2:]
     if height % rows or width % cols:
         raise ValueError(f"ranking is of a grid of {rows}×{cols}, which does not divide images of {height}×{width}; "
-                         "pass one number a patch")  # fmt: skip
+                         "pass one number a patch")
     order = ranking.to(images.device).flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view(-1, 1, rows, cols)
     return rank.repeat_interleave(height // rows, dim=2).repeat_interleave(width // cols, dim=3)

@@ -26,10 +26,10 @@ def checked(attention: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
     """
     if attention is None:
         raise TypeError("attention is None: fused attention forms no maps; ask the model's library for explicit "
-                        "attention ('eager' in transformers)")  # fmt: skip
+                        "attention ('eager' in transformers)")
     if not isinstance(attention, Iterable):
         raise TypeError(f"attention is {type(attention).__name__}; expected tensors [batch, heads, tokens, tokens], "
-                        "one a layer")  # fmt: skip
+                        "one a layer")
     first = None
 
     def check(layer: Tensor, number: int) -> Tensor:
@@ -47,7 +47,7 @@ def checked(attention: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
 def _check_shape(layer: Tensor, number: int, first: torch.Size | None) -> None:
     if not isinstance(layer, Tensor):
         raise TypeError(f"attention of layer {number} is {type(layer).__name__}; expected a tensor [batch, heads, "
-                        "tokens, tokens] (fused attention forms none: ask for explicit attention)")  # fmt: skip
+                        "tokens, tokens] (fused attention forms none: ask for explicit attention)")
     if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2] or not layer.numel():
         raise ValueError(
             f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, tokens], "
@@ -55,7 +55,7 @@ def _check_shape(layer: Tensor, number: int, first: torch.Size | None) -> None:
         )
     if layer.shape != first:
         raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}, of layer 1 {list(first)}; all "
-                         "layers must agree")  # fmt: skip
+                         "layers must agree")
 
 
 def _check_rows(layer: Tensor, number: int) -> None:
@@ -96,7 +96,7 @@ def check_values(values: Tensor, name: str, expected: str) -> None:
     check_tensor(values, name, expected)
     if not values.isfinite().all():
         raise ValueError(f"{name} holds {(~values.isfinite()).sum().item()} values that are not finite; did the "
-                         "training diverge?")  # fmt: skip
+                         "training diverge?")
 
 
 def precision(values: Tensor) -> torch.dtype:
@@ -125,7 +125,7 @@ def prefix_tokens(tokens: int, grid: tuple[int, int]) -> int:
     rows, cols = pair(grid, "grid")
     if tokens < rows * cols:
         raise ValueError(f"there are {tokens} tokens, and a grid of {rows}×{cols} has {rows * cols} patches; pass the "
-                         "grid (rows, columns) of patches that the maps were made on")  # fmt: skip
+                         "grid (rows, columns) of patches that the maps were made on")
     return tokens - rows * cols
 
 
@@ -143,5 +143,5 @@ def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor
         rows = maps[..., token, prefix:].to(precision(maps))
     else:
         raise ValueError(f"token is {token!r}; there are {prefix} tokens before the patches: pass one of them, or "
-                         "token=None for the mean of the patches' rows, which average pooling reads")  # fmt: skip
+                         "token=None for the mean of the patches' rows, which average pooling reads")
     return rows.unflatten(-1, pair(grid, "grid"))

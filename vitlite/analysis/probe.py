@@ -27,7 +27,7 @@ class LinearProbe:
     def __call__(self, features: Tensor) -> Tensor:
         if features.ndim != 2 or features.shape[1] != len(self.weight):
             raise ValueError(f"features have shape {list(features.shape)}; expected [n, {len(self.weight)}], as those "
-                             "the probe was fitted to")  # fmt: skip
+                             "the probe was fitted to")
         return features.to(self.weight) @ self.weight + self.bias
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
@@ -38,7 +38,7 @@ class LinearProbe:
         """
         if labels.shape != features.shape[:1] or not len(labels) or not features.isfinite().all():
             raise ValueError(f"features have shape {list(features.shape)}, labels {list(labels.shape)}; expected "
-                             "[n, D], all finite, and [n], at least one")  # fmt: skip
+                             "[n, D], all finite, and [n], at least one")
         return (self(features).argmax(dim=1) == labels.to(self.weight.device)).double().mean().item()
 
 
@@ -73,7 +73,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         raise ValueError("a feature is not finite; leave such images out")
     if not 0 < l2 < float("inf"):
         raise ValueError(f"l2 is {l2}; it must be finite, and above 0, or fewer images than features have no unique "
-                         "answer")  # fmt: skip
+                         "answer")
     x = features.detach().double()
     targets = torch.nn.functional.one_hot(labels.long().to(x.device), classes).double() * 2 - 1
     mean, target_mean = x.mean(dim=0), targets.mean(dim=0)

@@ -82,7 +82,7 @@ def iter_rollout(
         sums = mixed.sum(dim=-1, keepdim=True)
         if not sums.min() > 0:
             raise ValueError(f"fusion={fusion!r} and discard={discard} leave a row without any weight; pass a residual "
-                             "above 0, which keeps the token itself, or discard less")  # fmt: skip
+                             "above 0, which keeps the token itself, or discard less")
         mixed = mixed / sums
         rollout = mixed if rollout is None else mixed @ rollout
         yield rollout
@@ -127,11 +127,11 @@ def gradient_rollout(
         maps = list(checked(maps))
         if not all(layer.requires_grad for layer in maps):
             raise ValueError("the attention maps have no gradient; leave torch.inference_mode, and let the model "
-                             "return the maps that it multiplies with the values, not copies")  # fmt: skip
+                             "return the maps that it multiplies with the values, not copies")
         gradients = torch.autograd.grad(_chosen(logits, classes).sum(), maps, allow_unused=True)
     if any(gradient is None for gradient in gradients):
         raise ValueError("the logits do not depend on these maps; the model must return the maps that it multiplies "
-                         "with the values")  # fmt: skip
+                         "with the values")
     batch, _, tokens, _ = maps[0].shape
     rollout = torch.eye(tokens, dtype=precision(maps[0]), device=maps[0].device).expand(batch, -1, -1)
     for layer, gradient in zip(maps, gradients, strict=True):
@@ -146,7 +146,7 @@ def _chosen(logits: Tensor, classes: Tensor | None) -> Tensor:
     fits = classes.shape == logits.shape[:1] and not classes.is_floating_point()
     if not fits or classes.min() < 0 or classes.max() >= logits.shape[1]:
         raise ValueError(f"classes are {classes.tolist()}; expected one whole number from 0 to {logits.shape[1] - 1} "
-                         f"for each of {len(logits)} images")  # fmt: skip
+                         f"for each of {len(logits)} images")
     return logits.gather(1, classes.long()[:, None])
 
 

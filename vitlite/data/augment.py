@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 __all__ = ["OPERATIONS", "apply_operations", "cutmix", "mix", "mixup", "normalise", "random_crop", "random_erase",
-           "random_flip", "trivial_augment"]  # fmt: skip
+           "random_flip", "trivial_augment"]
 
 # TrivialAugment's wide space: each operation with its weakest and its strongest magnitude. Shears in pixels a row or
 # column; shifts in pixels; the angle in degrees; blends as the distance of their factor from 1; then bits kept, and
@@ -26,7 +26,7 @@ _SPACE = {
     "shear x": (0, 0.99), "shear y": (0, 0.99), "shift x": (0, 32), "shift y": (0, 32), "rotate": (0, 135),
     "brightness": (0, 0.99), "colour": (0, 0.99), "contrast": (0, 0.99), "sharpness": (0, 0.99),
     "posterise": (8, 2), "solarise": (1, 0), "autocontrast": (0, 0), "equalise": (0, 0), "identity": (0, 0),
-}  # fmt: skip
+}
 OPERATIONS = tuple(_SPACE)  # the groups below count on this order
 _MOVES, _BLENDS = slice(0, 5), slice(5, 9)
 _BLANDS = (vision.adjust_brightness, vision.adjust_saturation, vision.adjust_contrast, vision.adjust_sharpness)

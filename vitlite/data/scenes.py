@@ -109,14 +109,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "ground_hue": (0, 1), "ground_saturation": (0.10, 0.55), "ground_value": (0.35, 0.80),
     "sky_hue": (-0.25, 0.25), "sky_value": (-0.25, 0.25), "slope_x": (-0.5, 0.5), "slope_y": (-0.5, 0.5),
     "brightness": (0.85, 1.12),
-}  # fmt: skip
+}
 CLUTTER = 5  # shapes of no class in the background
 CLUTTER_RANGES: dict[str, tuple[float, float]] = {
     "x": (-1.25, 1.25), "y": (-1.25, 1.25), "turn": (0, 1), "length": (0.0, 0.55), "width": (0.0, 0.22),
     "round": (0.05, 0.30), "hollow": (-0.12, 0.10),
     "hue": (0, 1), "saturation": (0.15, 0.80), "value": (0.30, 0.95), "opacity": (0.55, 1.0),
     "stripes": (-0.30, 0.30),
-}  # fmt: skip
+}
 
 
 def _draw(
@@ -340,7 +340,7 @@ def _star(x: Array, y: Array) -> Layers:
         side * np.float32(across * sign) + y * np.float32(up) - np.float32(0.26)
         for across, up, sign in ((0.0, 1.0, 1), (0.951057, 0.309017, 1), (0.951057, 0.309017, -1),
                                  (0.587785, -0.809017, 1), (0.587785, -0.809017, -1))
-    ]  # fmt: skip
+    ]
     first, second = np.maximum(lines[0], lines[1]), np.minimum(lines[0], lines[1])
     for line in lines[2:]:
         second = np.maximum(second, np.minimum(first, line))

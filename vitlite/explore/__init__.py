@@ -283,7 +283,7 @@ def _layers(attention: Iterable[Array], layers: Sequence[int] | None) -> tuple[n
     """The chosen layers' maps ``[layers, heads, tokens, tokens]``, their numbers from 1, and how many there are."""
     if attention is None or not hasattr(attention, "__iter__"):
         raise TypeError(f"attention is {attention!r}; expected one map [heads, tokens, tokens] for each layer (fused "
-                        "attention forms none: ask the model for explicit attention)")  # fmt: skip
+                        "attention forms none: ask the model for explicit attention)")
     maps, depth = {}, 0
     for depth, layer in enumerate(attention, 1):
         if layers is None or depth in layers:

@@ -29,4 +29,4 @@ from vitlite.plots.parts import Array as Array
 __all__ = [
     "bars", "confusion", "distance_scatter", "dots", "filter_tiles", "head_maps", "heatmaps", "history", "image_grid",
     "lines", "matrix", "overlay", "overlays", "patch_grid", "similarity_grid", "use_style",
-]  # fmt: skip
+]

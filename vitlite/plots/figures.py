@@ -36,7 +36,7 @@ from vitlite.plots.parts import (
 __all__ = [
     "bars", "confusion", "dots", "heatmaps", "history", "image_grid", "lines", "matrix", "overlay", "patch_grid",
     "use_style",
-]  # fmt: skip
+]
 
 
 def use_style() -> None:
@@ -458,7 +458,7 @@ def confusion(counts: Array, classes: Sequence[str], title: str | None = None) -
     fig = matrix(
         share, classes, classes, "predicted class", "true class", label="share of the true class",
         title=title, cmap="Blues", vmin=0, vmax=1,
-    )  # fmt: skip
+    )
     _write_cells(fig.axes[0], [[format(count, ".0f") for count in row] for row in table.tolist()])
     return fig
 

@@ -159,7 +159,7 @@ def overlays(
 def distance_scatter(
     series: Mapping[str, Array], baseline: float | None = None, title: str | None = None,
     ylabel: str = "mean attention distance (px)",
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw a number for every head against its layer: one dot a head (Figure 7, right, of the paper).
 
     Args:

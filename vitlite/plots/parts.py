@@ -15,7 +15,7 @@ __all__ = [
     "BAR_HEIGHT", "COLOURS", "DASHES", "MANY_POINTS", "MARKERS", "SMALL_IMAGE", "WIDEST", "WIDTH", "Array", "as_array",
     "as_image", "as_images", "as_stack", "bar_below", "check_count", "draw_curve", "lay_over", "new_figure",
     "new_grid", "peak_shares", "show",
-]  # fmt: skip
+]
 
 Array = Tensor | np.ndarray | Sequence
 

@@ -103,7 +103,7 @@ class Recipe:
             )
         if self.learning_rate <= 0 or min(self.weight_decay, self.mixup) < 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, weight_decay is {self.weight_decay}, mixup is "
-                             f"{self.mixup}; the first must be above 0, the others not below")  # fmt: skip
+                             f"{self.mixup}; the first must be above 0, the others not below")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(
                 f"micro_batch is {self.micro_batch}, batch_size is {self.batch_size}; the first must divide the second"
@@ -138,7 +138,7 @@ RECIPES = {
         # For:      CIFAR-10 from scratch at 32 pixels as far as a ViT of at most 3M parameters gets: 400 passes over
         #           45,000 images, strong augmentation, averaged weights.
         # Hardware: one GPU with bfloat16 (written for an H200).
-        # Expected: no record yet; `python -m vitlite experiment train_cifar10 --scale full` makes it. The aim is
+        # Expected: no record yet; `python -m experiments train_cifar10 --scale full` makes it. The aim is
         #           93.6 % of the test images in 6 minutes.
         Recipe("cifar10", steps=35_200, batch_size=512, learning_rate=2e-3, warmup_steps=900, weight_decay=0.1,
                average=0.9995, label_smoothing=0.1, crop_padding=4, trivial_augment=True, erase=0.25, cutmix=0.5,
@@ -166,7 +166,7 @@ RECIPES = {
                clip_norm=None, label_smoothing=0.1, trivial_augment=True, erase=0.25, cutmix=0.5, mixup=0.8,
                validate_every=5_000, keep_best=True),
     )
-}  # fmt: skip
+}
 
 
 def get(name: str) -> Recipe:

@@ -330,7 +330,7 @@ class Trainer:
         objective = self.learner.objective
         asked = getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
         self.run = {"seed": self.seed, "recipe": recipe, "objective": asked, "train_images": train_images,
-                    "shapes": shapes}  # fmt: skip
+                    "shapes": shapes}
         found = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
         if found:
             parts, told = found

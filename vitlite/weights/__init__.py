@@ -22,4 +22,4 @@ from vitlite.weights.transformers import from_transformers
 __all__ = [
     "extra", "fill", "from_npz", "from_pretrained", "from_timm", "from_torchvision", "from_transformers", "info",
     "load", "save", "to_timm", "to_torchvision",
-]  # fmt: skip
+]

@@ -73,7 +73,7 @@ def save(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype is {dtype!r}; expected a floating-point type such as torch.bfloat16")
     for name, given, wanted in (("classes", classes, config.num_classes), ("mean", mean, config.in_channels),
-                                ("std", std, config.in_channels)):  # fmt: skip
+                                ("std", std, config.in_channels)):
         if given is not None and (not hasattr(given, "__len__") or isinstance(given, str)):
             raise TypeError(f"{name} is {given!r}; expected a list of {wanted}")
         if given is not None and len(given) != wanted:
@@ -82,7 +82,7 @@ def save(
     told = {"model": kind, "config": dataclasses.asdict(config), "classes": names,
             "mean": _numbers(mean), "std": _numbers(std), "record": record,
             "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
-            "parameters": sum(parameter.numel() for parameter in model.parameters())}  # fmt: skip
+            "parameters": sum(parameter.numel() for parameter in model.parameters())}
     state = model.state_dict() | {EXTRA + name: tensor.detach() for name, tensor in (extra or {}).items()}
     state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
     with written_whole(path) as beside:

@@ -86,7 +86,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     _check_state(state)
     wanted = model.state_dict()
     wrong = [f"{name}: {list(state[name].shape)} there, {list(tensor.shape)} in the model"
-             for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]  # fmt: skip
+             for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
@@ -98,7 +98,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
 def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
     """Whether a patch has another number of pixels there: the projection's matrix is ``[D, C·P·P]``."""
     return any(name.endswith("patch_embed.projection.weight") and name in state
-               and state[name].shape[1:] != tensor.shape[1:] for name, tensor in wanted.items())  # fmt: skip
+               and state[name].shape[1:] != tensor.shape[1:] for name, tensor in wanted.items())
 
 
 # ---- what comes in
@@ -214,7 +214,7 @@ def assemble(
 def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Their tensors under our names, and what there is to remark."""
     refused = [f"{name}: {what}" for pattern, what in INEXPRESSIBLE.items()
-               for name in state if re.search(pattern, name)]  # fmt: skip
+               for name in state if re.search(pattern, name)]
     if refused:
         raise ValueError(
             f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
@@ -253,7 +253,7 @@ def _config(library: Library, state: Mapping[str, Tensor], told: Mapping, asked:
         raise ValueError(f"{library.title} without position embeddings; if it has none, pass the live model")
     rows = state["position"].shape[1] if "position" in state else None
     tokens = {"class_token": "class_token" in state, "distillation": "distillation_token" in state,
-              "registers": state["registers"].shape[1] if "registers" in state else 0}  # fmt: skip
+              "registers": state["registers"].shape[1] if "registers" in state else 0}
     prefix = sum(tokens.values())
     if tokens["class_token"] == (told["pool"] == "token"):
         del tokens["class_token"]  # as by default

@@ -112,7 +112,7 @@ def to_timm(model: ViT) -> nn.Module:
         "head with a hidden layer": config.head == "mlp",
         "registers beside a distillation token": config.distillation and config.registers > 0,
         "pooling of the mean beside a distillation token": config.distillation and config.pool == "mean",
-    } | never)  # fmt: skip
+    } | never)
     try:
         from timm.models.deit import VisionTransformerDistilled
         from timm.models.vision_transformer import VisionTransformer
@@ -129,7 +129,7 @@ def to_timm(model: ViT) -> nn.Module:
         global_pool="token" if config.pool == "token" else "avg", class_token=config.has_class_token,
         reg_tokens=config.registers, pos_embed="none" if table is None else "learn",
         no_embed_class=table is not None and table.shape[1] == config.num_patches,
-    )  # fmt: skip
+    )
     # Of the two names for the last norm, the first is written: its own name comes first here.
     names = {"fc_norm" if after else "norm": "norm"} | {**LIBRARY.names}
     theirs.load_state_dict(shared.exported(model, LIBRARY._replace(names=names), table))
@@ -149,7 +149,7 @@ def _told(model: nn.Module) -> dict:
         f"global_pool={model.global_pool!r}": model.global_pool not in ("token", "avg"),
         "pooling of the prefix tokens": model.pool_include_prefix and model.global_pool == "avg",
         "register tokens that timm's distilled model leaves out": distilled and model.reg_token is not None,
-    })  # fmt: skip
+    })
     return {
         "image_size": model.patch_embed.img_size,
         "num_heads": block.attn.num_heads,

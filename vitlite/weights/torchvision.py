@@ -82,7 +82,7 @@ def from_torchvision(
     if isinstance(model, torchvision.models.VisionTransformer):
         parts = {type(module): module for module in model.modules()}
         told = {"image_size": model.image_size, "num_heads": parts[nn.MultiheadAttention].num_heads,
-                "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}  # fmt: skip
+                "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}
     told |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
     return shared.assemble(LIBRARY, state, told, image_size, num_classes)
 
@@ -142,11 +142,11 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
         "pooling of the mean": config.pool == "mean",
         "distillation or register tokens": config.distillation or config.registers > 0,
         "approximate GELU": config.gelu == "tanh",
-    } | never)  # fmt: skip
+    } | never)
     theirs = torchvision.models.VisionTransformer(
         height, patch_size[0], config.depth, config.num_heads, config.embed_dim, config.mlp_dim,
         num_classes=config.num_classes, norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
         representation_size=config.embed_dim if config.head == "mlp" else None,
-    )  # fmt: skip
+    )
     theirs.load_state_dict(shared.exported(model, LIBRARY, shared.full_table(model)))
     return theirs.to(model.norm.weight).eval()

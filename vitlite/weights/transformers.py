@@ -55,7 +55,7 @@ LIBRARY = Library(
 )
 
 GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
-        "gelu_fast": "tanh", "gelu_accurate": "tanh"}  # fmt: skip
+        "gelu_fast": "tanh", "gelu_accurate": "tanh"}
 
 
 def from_transformers(

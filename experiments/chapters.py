@@ -1,0 +1,54 @@
+"""What each chapter of the book costs to run.
+
+Question:    How long does each chapter run at quick scale, and how much memory does it need?
+Expectation: Below 90 seconds each on two CPU cores, most below 30, and below 4 GB of memory.
+Command:     python -m experiments chapters
+Cost:        Ten minutes on two CPU cores with bfloat16 instructions, 20 without. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from experiments import records
+
+__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+
+DATASET = "what each chapter uses at quick scale"
+SCALES = {"cpu": {"seed": 0, "device": "cpu"}}
+
+
+def points(config: dict) -> list[dict]:
+    """One run a chapter."""
+    chapters = sorted(path.stem for path in (records.ROOT / "notebooks").glob("*.ipynb"))
+    return [{"chapter": chapter, "seed": config["seed"]} for chapter in chapters]
+
+
+def run(point: dict, config: dict, work: Path) -> dict:
+    """Run a chapter from its first cell to its last, leaving the stored one alone.
+
+    Returns:
+        ``seconds`` from start to end, the kernel's start included, and ``peak_bytes``, the most memory that
+        one of its processes held.
+    """
+    program = records.ROOT / "book" / "tools" / "execute.py"
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        words = [sys.executable, program, point["chapter"], "--into", folder]
+        child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"chapter {point['chapter']} did not run to its end; `make execute` shows where")
+    return {"seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024}
+
+
+def summarise(runs: list[dict]) -> dict:
+    """The longest chapter, and all together."""
+    return {"longest_seconds": max(run["seconds"] for run in runs), "all_seconds": sum(run["seconds"] for run in runs)}

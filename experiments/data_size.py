@@ -1,0 +1,215 @@
+"""How much data a ViT needs, beside a hybrid and a ResNet of equally many parameters.
+
+Question:    With how many images does a ViT overtake a ResNet of equal size, and where does a hybrid lie? Does it
+             matter whether the runs are equally long in steps or in passes over their images?
+Expectation: The ResNet leads where images are few. In the paper (Sec. 4.3, Fig. 4) the ViT overtakes between 9M and
+             90M images, with far larger models: at every size of CIFAR-10 the ResNet stays ahead. In 600 steps
+             (cpu) the length of the run is the limit and not the images: from 10,000 images on both curves are flat,
+             and the ResNet keeps its lead, on the scenes too. In longer runs (full) the lead shrinks as the images
+             grow, and if the ViT overtakes at all, then on a million scenes. The hybrid lies between the two, nearer
+             to the ResNet. In equal passes the small sets get few steps: there all accuracies fall, the ViT's
+             further, because it learns more slowly, so data looks worth more than it is.
+Command:     python -m experiments data_size
+Cost:        cpu: 60 runs (CIFAR-10 and scenes at 24 pixels, three seeds) of up to 140 seconds on one core with bfloat16
+             instructions, and 30 trials of a learning rate of 13 to 23 seconds: about 95 minutes in all, 3 GB of
+             memory. full: 180 runs at 32 pixels on one GPU, 1.8 million steps of batch 128; --jobs lets runs share it.
+             It resumes when interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from experiments.families import build
+from experiments.measure import best, trained, tuned, unmasked, usual_recipe
+from experiments.statistics import interval, paired
+from vitlite import cost, data
+from vitlite.train import Trainer
+
+__all__ = ["DATASET", "SCALES", "drawn", "points", "run", "search", "steps", "summarise"]
+
+DATASET = (
+    "cifar10: class-balanced, nested subsets of its 45,000 training images, 5,000 validation and 10,000 test images; "
+    "scenes, seed 0: the same of 100,000 (full: 1,000,000) generated images, 5,000 validation and 5,000 test images. "
+    "At 24 pixels (cpu) or 32 (full); quick: 1,000 scenes at 16 pixels"
+)
+
+VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
+RATES = [5e-4, 1.5e-3, 4.5e-3]
+FAMILIES = ["vit", "resnet", "hybrid"]
+TWO = FAMILIES[:2]
+# A grid is a list of blocks, the most telling first; so are the sizes in each. Its length is "steps" (all take
+# config["steps"]) or "epochs" (all pass over their images as often as config["steps"] do over like["..."] images).
+SCALES = {
+    "quick": {
+        "data": {"scenes": {"train_images": 1_000, "held_out": 200, "image_size": 16}},
+        "vit": VIT | {"image_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_dim": 112},
+        "hybrid": {"depth": 1, "stem_width": 8, "stem_blocks": 1},
+        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "crop_padding": 1},
+        "steps": 40,
+        "grid": [{"data": "scenes", "length": "steps", "train_images": [100, 1_000], "families": FAMILIES},
+                 {"data": "scenes", "length": "epochs", "train_images": [500], "families": TWO}],
+        "like": {"scenes": 1_000},
+        "learning_rates": RATES[1:],
+        "tuned_at": {"scenes": [100, 1_000]},
+        "search_steps": 5,
+        "seeds": [0],
+        "device": "cpu",
+    },
+    "cpu": {
+        "data": {"cifar10": {"image_size": 24},
+                 "scenes": {"train_images": 100_000, "held_out": 5_000, "image_size": 24}},
+        "vit": VIT | {"image_size": 24, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "hybrid": {"depth": 5, "stem_width": 16, "stem_blocks": 1},  # the stem's parameters are those of one block
+        "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2},
+        "steps": 600,
+        "grid": [
+            {"data": "cifar10", "length": "steps", "train_images": [45_000, 500, 10_000, 2_500], "families": TWO},
+            {"data": "scenes", "length": "steps", "train_images": [100_000, 1_000, 10_000], "families": TWO},
+            {"data": "cifar10", "length": "epochs", "train_images": [2_500, 500], "families": TWO},
+            {"data": "cifar10", "length": "steps", "train_images": [45_000, 500], "families": ["hybrid"]},
+        ],
+        "like": {"cifar10": 10_000},  # 7.7 passes
+        "learning_rates": RATES,
+        "tuned_at": {"cifar10": [500, 10_000], "scenes": [1_000, 10_000]},
+        "search_steps": 100,
+        "seeds": [0, 1, 2],
+        "device": "cpu",
+    },
+    "full": {
+        "data": {"cifar10": {"image_size": 32},
+                 "scenes": {"train_images": 1_000_000, "held_out": 5_000, "image_size": 32}},
+        "vit": VIT | {"image_size": 32, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "hybrid": {"depth": 5, "stem_width": 16, "stem_blocks": 1},
+        "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 4},
+        "steps": 9_000,
+        "grid": [
+            {"data": "cifar10", "length": "steps",
+             "train_images": [45_000, 500, 5_000, 1_000, 2_500, 10_000, 25_000], "families": FAMILIES},
+            {"data": "scenes", "length": "steps", "train_images": [1_000_000, 1_000, 100_000, 10_000],
+             "families": FAMILIES},
+            {"data": "cifar10", "length": "epochs", "train_images": [500, 5_000, 1_000, 2_500, 10_000, 25_000],
+             "families": FAMILIES},
+            {"data": "scenes", "length": "epochs", "train_images": [1_000, 10_000, 1_000_000], "families": FAMILIES},
+        ],
+        "like": {"cifar10": 45_000, "scenes": 100_000},  # 26 and 12 passes
+        "learning_rates": RATES,
+        "tuned_at": {"cifar10": [1_000, 45_000], "scenes": [1_000, 1_000_000]},
+        "search_steps": 1_000,
+        "seeds": [0, 1, 2],
+        "device": "cuda",
+    },
+}
+
+_recipe = partial(usual_recipe, "data_size", validations=2)
+
+
+def points(config: dict) -> list[dict]:
+    """The whole grid with the first seed, then with the next."""
+    return [{"data": block["data"], "length": block["length"], "train_images": size, "family": family, "seed": seed}
+            for seed in config["seeds"] for block in config["grid"] for size in block["train_images"]
+            for family in block["families"]]
+
+
+def steps(point: dict, config: dict) -> int:
+    """How many steps a run takes: as many as all others, or so many that all see each of their images equally often.
+
+    Raises:
+        ValueError: If the point's ``length`` is neither ``"steps"`` nor ``"epochs"``.
+    """
+    if point["length"] == "steps":
+        return config["steps"]
+    if point["length"] == "epochs":
+        return max(2, round(config["steps"] * point["train_images"] / config["like"][point["data"]]))
+    raise ValueError(f"length is {point['length']!r}; expected 'steps' or 'epochs', what the runs have in common")
+
+
+def drawn(sets: data.Splits, train_images: int, seed: int) -> data.Splits:
+    """The data with a class-balanced draw of the training images, the smaller within the larger for one seed.
+
+    Mean and standard deviation stay those of all training images: every size is prepared in the same way.
+
+    Args:
+        sets: All data.
+        train_images: How many training images to draw.
+        seed: Which draw.
+
+    Raises:
+        ValueError: If there are fewer images, or fewer are asked for than there are classes.
+    """
+    return sets._replace(train=sets.train.subset(train_images, seed))
+
+
+def run(point: dict, config: dict, work: Path) -> dict:
+    """Train a family on so many images, at the rate that its trials chose at the nearest of the tuned sizes.
+
+    Returns:
+        Beside the usual keys ``flops`` (of one image, forward), ``epochs`` (passes over the images),
+        ``learning_rate``, ``tuned_at`` (the size of the trials) and ``search`` (their validation accuracy by rate).
+    """
+    name, size, family, seed = point["data"], point["train_images"], point["family"], point["seed"]
+    lasting = steps(point, config)
+    at = nearest(size, config["tuned_at"][name])
+    found = search(name, at, family, config, work)
+    model, recipe = build(family, config, seed), _recipe(config, lasting, best(found))
+    resume = work / f"{name}-{point['length']}-{size}-{family}-seed{seed}.safetensors"
+    measured = trained(model, drawn(unmasked(name, **config["data"][name]), size, seed), recipe,
+                       seed=seed, device=config["device"], checkpoint=resume)
+    return measured | {
+        "flops": cost.flops(model, config["vit"]["image_size"]),
+        "epochs": measured["images_seen"] / size,
+        "learning_rate": recipe.learning_rate,
+        "tuned_at": at,
+        "search": found,
+    }
+
+
+def nearest(size: int, sizes: Iterable[int]) -> int:
+    """Of some sizes, the one with the smallest ratio to a size."""
+    return min(sizes, key=lambda other: abs(math.log(other / size)))
+
+
+def search(name: str, train_images: int, family: str, config: dict, work: Path) -> dict[str, float]:
+    """Validation accuracy after a short training at each rate, for one seed; noted in ``work`` for all runs to come."""
+
+    def trial(rate: float) -> float:
+        recipe = _recipe(config, config["search_steps"], rate)
+        sets = drawn(unmasked(name, **config["data"][name]), train_images, seed=0)
+        return Trainer(build(family, config, seed=0), recipe, device=config["device"]).fit(sets)["val_accuracy"][-1]
+
+    return tuned(config["learning_rates"], trial, work / f"{name}-{train_images}-{family}-search.json")
+
+
+def summarise(runs: list[dict]) -> dict:
+    """By set, length, size and family: test accuracy, and how far it lies above the ResNet's, by seed (None where there
+    is nothing to compare), both with intervals; the learning rate, FLOPs of training, passes over the images, seconds.
+
+    Where equal steps make the same number of passes as equal epochs, that run belongs to both.
+    """
+    told: dict = {}
+    for name, length in dict.fromkeys((run["data"], run["length"]) for run in runs):
+        here = [run for run in runs if run["data"] == name and _belongs(run, name, length, runs)]
+        for size in sorted({run["train_images"] for run in here}):
+            mine: dict[str, list[dict]] = {}
+            for run in here:
+                if run["train_images"] == size:
+                    mine.setdefault(run["family"], []).append(run)
+            told.setdefault(name, {}).setdefault(length, {})[str(size)] = {
+                family: {
+                    "test_accuracy": interval(run["test_accuracy"] for run in those),
+                    "over_resnet": None if family == "resnet" else paired(those, mine.get("resnet", [])),
+                    **{key: those[0][key] for key in ("learning_rate", "train_flops", "epochs", "parameters")},
+                    "seconds": statistics.mean(run["seconds"] for run in those),
+                }
+                for family, those in mine.items()
+            }
+    return told
+
+
+def _belongs(run: dict, name: str, length: str, runs: list[dict]) -> bool:
+    passes = {other["epochs"] for other in runs if (other["data"], other["length"]) == (name, length)}
+    return run["length"] == length or (length == "epochs" and run["epochs"] in passes)

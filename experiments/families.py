@@ -1,0 +1,72 @@
+"""Families of networks to compare, each as large as the ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from vitlite import ViT, ViTConfig, checks, cost, resnet
+from vitlite.hybrid import ResNetStem
+
+__all__ = ["FAMILIES", "build", "hybrid", "mlp", "vit"]
+
+def vit(config: dict) -> ViT:
+    """The ViT that the others are matched to, by the fields of ``ViTConfig`` under ``config["vit"]``."""
+    return ViT(ViTConfig(**config["vit"]))
+
+
+def hybrid(config: dict) -> ViT:
+    """A small ResNet's feature map as the sequence, and fewer blocks: ``depth``, ``stem_width``, ``stem_blocks``."""
+    shape = config["hybrid"]
+    whole = ViTConfig(**config["vit"] | {"depth": shape["depth"]})
+    return ViT(whole, ResNetStem(whole.embed_dim, width=shape["stem_width"], blocks=shape["stem_blocks"]))
+
+
+def mlp(parameters: int, image_size: int, num_classes: int) -> nn.Sequential:
+    """A fully connected network of RGB images: two hidden layers of equal width, GELU between.
+
+    Args:
+        parameters: How many at most; the width is the largest that keeps to it.
+        image_size: Side of the images, in pixels.
+        num_classes: Number of logits.
+
+    Example:
+        >>> sum(p.numel() for p in mlp(460_906, image_size=32, num_classes=10).parameters())
+        458102
+    """
+
+    def sized(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.GELU(), nn.Linear(width, width),
+                             nn.GELU(), nn.Linear(width, num_classes))
+
+    width = 1
+    with torch.device("meta"):  # shapes alone
+        while cost.parameters(sized(width + 1)) <= parameters:
+            width += 1
+    return sized(width)
+
+
+def _matching_mlp(config: dict) -> nn.Sequential:
+    shape = config["vit"]
+    return mlp(cost.parameters(vit(config)), shape["image_size"], shape["num_classes"])
+
+
+FAMILIES: dict[str, Callable[[dict], nn.Module]] = {
+    "vit": vit,
+    "hybrid": hybrid,
+    "resnet": lambda config: resnet.match(vit(config)),
+    "mlp": _matching_mlp,
+}
+
+
+def build(family: str, config: dict, seed: int) -> nn.Module:
+    """A new model of the family, with the seed's weights.
+
+    Raises:
+        ValueError: If there is no such family.
+    """
+    checks.choice(FAMILIES, family=family)
+    torch.manual_seed(seed)
+    return FAMILIES[family](config)

@@ -1,0 +1,160 @@
+"""What most runs share: their data, a rate tuned by trials, a training and its measure, a model trained once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+from vitlite import ViT, cost, data
+from vitlite.files import written_whole
+from vitlite.resnet import ResNet
+from vitlite.train import Trainer, evaluate
+from vitlite.train import checkpoint as checkpoints
+from vitlite.train.callbacks import Callback
+from vitlite.train.objectives import Objective
+from vitlite.train.recipes import Recipe
+from vitlite.weights import fill
+
+__all__ = ["best", "fresh_head", "images_seen", "loaded", "once", "trained", "tuned", "unmasked", "usual_recipe"]
+
+loaded = cache(data.load)  # the same splits for every run that names the same set
+
+
+@cache
+def unmasked(*given: str, **options: int) -> data.Splits:
+    """``data.load`` without the training images' masks, which fill the memory where images are many."""
+    sets = data.load(*given, **options)
+    return sets._replace(train=replace(sets.train, masks=None))
+
+
+def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validations: int = 1, **fields: int) -> Recipe:
+    """What the runs of most experiments have in common: warmup over a tenth of the steps, few validations.
+
+    Args:
+        name: The experiment's.
+        config: Its configuration; ``config["recipe"]`` holds the other fields of ``Recipe``.
+        steps: How many.
+        rate: The learning rate.
+        validations: How often to validate, the last time at the end.
+        fields: Further fields of ``Recipe``.
+    """
+    return Recipe(name, steps, learning_rate=rate, warmup_steps=steps // 10,
+                  validate_every=max(1, steps // validations), **config["recipe"], **fields)
+
+
+def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:
+    """What a short trial gives at each learning rate, by rate; noted in a file, so that it is tried once.
+
+    Args:
+        rates: The rates to try.
+        trial: Validation accuracy after a short training at a rate.
+        path: Where the answer is noted.
+    """
+    if path.exists():
+        return json.loads(path.read_text())
+    found = {str(rate): _tried(trial, rate) for rate in rates}
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(found))
+    return found
+
+
+def _tried(trial: Callable[[float], float], rate: float) -> float:
+    try:
+        return trial(rate)
+    except FloatingPointError:  # the loss is no number any more: this rate is too high
+        return 0.0
+
+
+def best(found: dict[str, float]) -> float:
+    """The rate that did best in the trials."""
+    return float(max(found, key=found.get))
+
+
+def trained(
+    model: nn.Module,
+    sets: data.Splits,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str,
+    checkpoint: Path,
+    autocast: bool = True,
+    callbacks: Iterable[Callback] = (),
+    objective: Objective | None = None,
+) -> dict:
+    """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
+
+    Args:
+        model: What to train; it keeps the trained weights.
+        sets: Data to train, validate and test on.
+        recipe: How to train.
+        seed: Of the order of the images and of their augmentation.
+        device: Where to compute.
+        checkpoint: Where the run waits when it is interrupted; removed at its end.
+        autocast: Compute in reduced precision where the device gains from it.
+        callbacks: What else to hang on the trainer, to measure it as it goes.
+        objective: What to ask of the model while it is trained; classification by default.
+    """
+    trainer = Trainer(model, recipe, seed=seed, device=device, checkpoint=checkpoint, autocast=autocast,
+                      callbacks=callbacks, objective=objective)
+    history = trainer.fit(sets)
+    image_size, seen = tuple(sets.train.images.shape[2:]), images_seen(recipe, sets.train)
+    told = {
+        "parameters": cost.parameters(model),
+        "train_images": len(sets.train),
+        "steps": recipe.steps,
+        "images_seen": seen,
+        "seconds": history["seconds"],
+        "train_flops": seen * cost.train_flops(model, image_size),
+        "train_accuracy": history["train_accuracy"][-1],
+        "val_accuracy": history["val_accuracy"][-1],
+        "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
+        "curve": {name: history[name] for name in ("val_step", "val_accuracy")},
+    }
+    checkpoint.unlink(missing_ok=True)
+    return told
+
+
+def images_seen(recipe: Recipe, train: data.Split) -> int:
+    """How many images a training looks at, repeats included; no batch is larger than the set."""
+    return recipe.steps * min(recipe.batch_size, len(train))
+
+
+def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
+    """Train a model unless that is done: what comes after it may be interrupted without losing it.
+
+    Args:
+        model: It gets the trained weights, now or from the file.
+        path: Where they wait, with what was measured.
+        train: Trains the model and tells what it measured, as JSON can hold it.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        ValueError: If the file holds a model of another shape, such as another patch size; the message lists where.
+    """
+    found = checkpoints.load(path, {})
+    if found is None:
+        measured = train()
+        checkpoints.save(path, {"measured": measured}, model=model.state_dict())
+        return measured
+    parts, told = found
+    fill(model, parts["model"], f"{path}, from an earlier run,")
+    return told["measured"]
+
+
+def fresh_head(model: ViT | ResNet, num_classes: int) -> ViT | ResNet:
+    """Give a model a linear head for these classes that starts at zero, in place (Dosovitskiy et al., Sec. 3.2)."""
+    if isinstance(model, ViT):
+        return model.reset_head(num_classes)
+    model.config = replace(model.config, num_classes=num_classes)
+    model.head = nn.Linear(model.head.in_features, num_classes).to(model.head.weight)
+    for values in model.head.parameters():
+        nn.init.zeros_(values)
+    return model

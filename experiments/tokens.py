@@ -1,0 +1,168 @@
+"""Which tokens, and how many: class token or average pooling, and the size of the patch.
+
+Question:    Is the class token needed, or will the mean of the patch tokens do? And what does a smaller patch buy?
+Expectation: Class token and mean do equally well, each at its own learning rate; at one rate for both, one of them
+             looks worse than it is (App. D.3 of the paper, whose mean wants the lower rate). A smaller patch is more
+             accurate (App. D.2) and costs more: half the side makes four times the tokens and a little more than four
+             times the FLOPs, since those of attention grow with the square of the tokens. From 8 to 4 pixels it pays
+             several points. From 4 to 2 it pays less or nothing in so short a run, for the model has to put four times
+             as many pieces together. The time of a step grows by less than the FLOPs, because small matrices keep no
+             core busy.
+Command:     python -m experiments tokens
+Cost:        cpu: 30 runs (two poolings at four rates, two more patch sizes, three seeds) on one core with bfloat16
+             instructions: 55 seconds each, 30 with patches of 8 px and 240 with patches of 2 px, about 36 minutes in
+             all, 2 GB of memory. full: 30 longer runs on one GPU, at 32 pixels. It resumes when interrupted.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from experiments.measure import best, loaded, trained, usual_recipe
+from experiments.statistics import interval, paired
+from vitlite import ViT, ViTConfig, cost
+from vitlite.train import Trainer
+
+__all__ = ["BASE", "DATASET", "POOLS", "SCALES", "points", "run", "summarise"]
+
+DATASET = (
+    "cifar10: 45,000 training images, shrunk to 24 pixels (cpu) or at 32 (full), 5,000 validation and 10,000 test "
+    "images; quick: 640 scenes at 16 pixels"
+)
+POOLS = ("token", "mean")
+# Where the two questions meet: other poolings and rates are tried at this patch size, other patch sizes at the rest.
+BASE = {"pool": "mean", "learning_rate": 2e-3, "patch_size": 4}
+
+GRID = {"pools": list(POOLS), "patch_sizes": [8, 4, 2], "base": BASE, "seeds": [0, 1, 2]}
+SCALES = {
+    "quick": GRID | {
+        "data": {"name_or_path": "scenes", "train_images": 640, "held_out": 200, "image_size": 16},
+        "model": {"image_size": 16, "num_classes": 10, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64},
+        "learning_rates": [2e-3, 8e-3],
+        "steps": 20,
+        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True},
+        "seeds": [0],
+        "device": "cpu",
+    },
+    "cpu": GRID | {
+        "data": {"name_or_path": "cifar10", "image_size": 24},
+        "model": {"image_size": 24, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "learning_rates": [1e-3, 2e-3, 4e-3, 8e-3],
+        "steps": 700,  # one pass
+        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True},
+        "device": "cpu",
+    },
+    "full": GRID | {
+        "data": {"name_or_path": "cifar10"},
+        "model": {"image_size": 32, "num_classes": 10, "embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384},
+        "learning_rates": [5e-4, 1e-3, 2e-3, 4e-3],
+        "steps": 8_800,  # 100 passes
+        "recipe": {"batch_size": 512, "weight_decay": 0.1, "flip": True, "crop_padding": 4, "label_smoothing": 0.1,
+                   "trivial_augment": True},
+        "device": "cuda",
+    },
+}
+
+
+def points(config: dict) -> list[dict]:
+    """Both poolings at every rate, then the other patch sizes, cheap ones first; so with the first seed, then the next.
+
+    Raises:
+        ValueError: If the rate of the patch sizes is not among the rates, so that the base would be missing.
+    """
+    base, rates = config["base"], config["learning_rates"]
+    if base["learning_rate"] not in rates:
+        raise ValueError(f"base learning rate is {base['learning_rate']}; expected one of learning_rates: {rates}")
+    places = [base | {"pool": pool, "learning_rate": rate} for rate in rates for pool in config["pools"]]
+    places += [base | {"patch_size": size} for size in config["patch_sizes"] if size != base["patch_size"]]
+    return [place | {"seed": seed} for seed in config["seeds"] for place in places]
+
+
+def run(point: dict, config: dict, work: Path) -> dict:
+    """Train one model, and count what its tokens cost.
+
+    Returns:
+        Beside the usual keys ``tokens``, the length of the sequence; ``flops``, forward, of one image; and
+        ``seconds_per_step``, the median over the run.
+    """
+    pool, rate, size, seed = (point[name] for name in ("pool", "learning_rate", "patch_size", "seed"))
+    torch.manual_seed(seed)
+    shape = ViTConfig(**config["model"], pool=pool, patch_size=size)
+    model, steps, paces = ViT(shape), config["steps"], []
+
+    def note(trainer: Trainer, moment: str) -> None:
+        if moment == "end":
+            paces.append(recipe.batch_size / statistics.median(trainer.history["images_per_second"]))
+
+    recipe = usual_recipe("tokens", config, steps, rate, validations=2)
+    resume = work / f"{pool}-rate{rate}-patch{size}-seed{seed}.safetensors"
+    measured = trained(model, loaded(**config["data"]), recipe, seed=seed, device=config["device"], checkpoint=resume,
+                       callbacks=[note])
+    return measured | {
+        "tokens": shape.prefix_tokens + shape.num_patches,
+        "flops": cost.flops(model, shape.image_size),
+        "seconds_per_step": paces[0],
+    }
+
+
+def summarise(runs: list[dict]) -> dict:
+    """What each pooling reaches, and what each patch size costs and reaches.
+
+    Returns:
+        ``pooling``: for each, its ``best_rate`` (by mean validation accuracy) with the test accuracy there, and
+        ``by_rate`` the validation and test accuracies. ``mean_over_token``: how far the mean lies above the class token
+        in test accuracy, seed by seed, ``each_at_its_best`` rate and ``by_rate``. ``patch_size``: by size, at the base
+        rate, test accuracy, how far it lies above the base, tokens, FLOPs and seconds a step.
+    """
+    at_base = [run for run in runs if run["patch_size"] == BASE["patch_size"]]
+    rates = sorted({run["learning_rate"] for run in at_base})
+    here = {
+        pool: {rate: mine for rate in rates if (mine := _where(at_base, pool=pool, learning_rate=rate))}
+        for pool in POOLS
+    }
+    chosen = {pool: best({str(rate): _mean(mine, "val_accuracy") for rate, mine in by_rate.items()})
+              for pool, by_rate in here.items() if by_rate}
+    mean, token = (here[pool].get(chosen.get(pool), []) for pool in ("mean", "token"))
+    sizes = _where(runs, pool=BASE["pool"], learning_rate=BASE["learning_rate"])
+    return {
+        "pooling": {
+            pool: {
+                "best_rate": rate,
+                "test_accuracy": _accuracy(here[pool][rate]),
+                "by_rate": {str(rate): {"val_accuracy": _mean(mine, "val_accuracy"), "test_accuracy": _accuracy(mine)}
+                            for rate, mine in here[pool].items()},
+            }
+            for pool, rate in chosen.items()
+        },
+        "mean_over_token": {
+            "each_at_its_best": paired(mean, token),
+            "by_rate": {str(rate): paired(here["mean"].get(rate, []), here["token"].get(rate, [])) for rate in rates},
+        },
+        "patch_size": {str(size): _patches(sizes, size) for size in sorted({run["patch_size"] for run in sizes})},
+    }
+
+
+def _patches(runs: list[dict], size: int) -> dict:
+    mine, base = (_where(runs, patch_size=side) for side in (size, BASE["patch_size"]))
+    return {
+        "test_accuracy": _accuracy(mine),
+        "over_base": None if size == BASE["patch_size"] else paired(mine, base),
+        "tokens": mine[0]["tokens"],
+        "flops": mine[0]["flops"],
+        "seconds_per_step": statistics.median(run["seconds_per_step"] for run in mine),
+    }
+
+
+def _where(runs: list[dict], **place: object) -> list[dict]:
+    return [run for run in runs if place.items() <= run.items()]
+
+
+def _accuracy(runs: list[dict]) -> dict:
+    return interval(run["test_accuracy"] for run in runs)
+
+
+def _mean(runs: list[dict], key: str) -> float:
+    return statistics.mean(run[key] for run in runs)

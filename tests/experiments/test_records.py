@@ -1,0 +1,86 @@
+"""Records are complete, whole, and never replaced by weaker ones; those in the repository are checked."""
+
+import copy
+import json
+
+import pytest
+
+from experiments import records
+
+RECORD = dict.fromkeys(records.KEYS, "") | {
+    "name": "try",
+    "scale": "cpu",
+    "runs": [{"seed": 0, "test_accuracy": 0.5}],
+}
+
+
+@pytest.mark.parametrize("name", records.names())
+def test_the_records_of_the_book_are_complete(name):
+    record = records.read(name)
+    assert record["name"] == name
+    if name.startswith("benchmark_"):
+        assert record["command"].startswith(f"python benchmarks/{name.split('_')[1]}.py")
+    else:
+        assert record["command"].split(" --")[0].endswith((f"experiments {name}", f"experiment {name}"))
+
+
+def test_what_is_written_is_read(tmp_path):
+    records.write(RECORD, folder=tmp_path)
+    assert records.read("try", tmp_path) == RECORD
+    assert records.names(tmp_path) == ["try"]
+
+
+def test_a_weaker_record_does_not_replace_a_stronger_one(tmp_path):
+    records.write(RECORD | {"scale": "full"}, folder=tmp_path)
+    with pytest.raises(FileExistsError, match="'full' record, this one is 'cpu'; pass --force"):
+        records.write(RECORD, folder=tmp_path)
+    assert records.read("try", tmp_path)["scale"] == "full"
+    records.write(RECORD, force=True, folder=tmp_path)
+    assert records.read("try", tmp_path)["scale"] == "cpu"
+
+
+def test_an_incomplete_record_is_refused(tmp_path):
+    for key in records.KEYS:
+        with pytest.raises(ValueError, match=f"lacks {key}"):
+            records.write({k: v for k, v in RECORD.items() if k != key}, folder=tmp_path)
+    for change, message in (({"runs": []}, "no runs"), ({"runs": [{}]}, "without its seed"),
+                            ({"scale": "huge"}, "'huge'"),
+                            ({"runs": [{"seed": 0, "val_accuracy": 83.0}]}, "fraction")):
+        with pytest.raises(ValueError, match=message):
+            records.write(copy.deepcopy(RECORD) | change, folder=tmp_path)
+    assert records.names(tmp_path) == []
+
+
+def test_an_unknown_record_names_the_nearest(tmp_path):
+    records.write(RECORD, folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match="no record 'tri'; near it: try"):
+        records.read("tri", tmp_path)
+    (tmp_path / "try.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        records.read("try", tmp_path)
+
+
+def test_provenance_says_where_and_with_what():
+    told = records.provenance()
+    assert told["hardware"]["cores"] >= 1
+    assert told["hardware"]["processor"]
+    assert set(told["versions"]) == {"python", "torch", "torchvision", "numpy"}
+    assert json.dumps(told)
+
+
+def test_a_chapter_opens_a_record_with_what_was_asked_expected_and_done():
+    hardware = {"processor": "P", "cores": 1}
+    record = RECORD | {"question": "Why?", "expectation": "So.", "date": "2026-01-01", "hardware": hardware,
+                       "runs": [{"seed": 0}, {"seed": 1}, {"seed": 1}]}
+    assert records.opening(record, "five steps") == (
+        "**Question.** Why?\n\n**Expectation, written before the run.** So.\n\n"
+        "**Scale.** `cpu`: 3 runs, 2 seeds; five steps. On P (1 core), 2026-01-01."
+    )
+    assert "On G, " in records.opening(record | {"hardware": hardware | {"gpu": "G"}}, "")
+
+
+def test_a_table_has_as_many_cells_as_its_head():
+    told = records.table(["a", "b", "c"], [["x", "y", "1"], ["x", "z", "2"]], left=2)
+    assert told.splitlines() == ["| a | b | c |", "|:--|:--|--:|", "| x | y | 1 |", "| x | z | 2 |"]
+    with pytest.raises(ValueError, match=r"row \['x'\] has 1 cells; expected 2, as in \['a', 'b'\]"):
+        records.table(["a", "b"], [["x"]])

@@ -1,0 +1,569 @@
+"""Our model is theirs, to the last digits: timm, transformers, torchvision and the official .npz, in and out."""
+
+import dataclasses
+import functools
+import re
+import sys
+import urllib.error
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+import transformers
+from torch import nn
+
+from vitlite import ViT, ViTConfig, weights
+
+TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "mlp_ratio": 2}
+
+
+def perturbed(model, scale=0.2):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return model.eval()
+
+
+def same(ours, theirs, size=(16, 16), channels=3):
+    images = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mine, other = ours(images), theirs(images)
+        other = getattr(other, "logits", other)
+    assert other.std() > 0.1, "or zeros would be compared with zeros"
+    torch.testing.assert_close(mine, other, rtol=0, atol=1e-4)
+    assert not ours.training
+
+
+# ---- timm
+
+TIMM = {
+    "plain": {},
+    "not square": {"img_size": (16, 24), "patch_size": (4, 8)},
+    "average, norm after": {"global_pool": "avg", "class_token": False},
+    "average, norm before": {"global_pool": "avg", "class_token": False, "fc_norm": False},
+    "average beside a class token": {"global_pool": "avg"},
+    "class token, norm after": {"fc_norm": True},
+    "registers": {"reg_tokens": 4},
+    "registers without positions": {"reg_tokens": 3, "no_embed_class": True},
+    "registers alone": {"reg_tokens": 2, "class_token": False, "global_pool": "avg"},
+    "no positions": {"pos_embed": "none"},
+    "other heads": {"num_heads": 8, "in_chans": 1},
+    "other eps": {"norm_layer": functools.partial(nn.LayerNorm, eps=0.01)},
+    "tanh GELU": {"act_layer": "gelu_tanh"},
+    "no query bias": {"qkv_bias": False},
+    "dynamic size": {"dynamic_img_size": True},
+}
+
+
+def timm_vit(distilled=False, **changes):
+    kind = (
+        timm.models.deit.VisionTransformerDistilled if distilled else timm.models.vision_transformer.VisionTransformer
+    )
+    return perturbed(kind(**(TINY | changes)))
+
+
+@pytest.mark.parametrize("case", TIMM)
+def test_logits_equal_timms_both_ways(case):
+    theirs, size = timm_vit(**TIMM[case]), TIMM[case].get("img_size", (16, 16))
+    channels = TIMM[case].get("in_chans", 3)
+    if case == "no query bias":
+        with pytest.warns(UserWarning, match="no bias: zeros stand in"):
+            ours = weights.from_timm(theirs)
+    else:
+        ours = weights.from_timm(theirs)
+    same(ours, theirs, size, channels)
+    back = weights.to_timm(ours)
+    same(ours, back, size, channels)
+    if case != "class token, norm after":  # which is the same thing
+        assert weights.from_timm(back).config == ours.config
+
+
+@pytest.mark.parametrize("changes", [{}, {"img_size": (16, 24)}, {"num_heads": 2, "num_classes": 3, "depth": 1}])
+def test_logits_equal_timms_distilled_deit(changes):
+    theirs = timm_vit(distilled=True, **changes)
+    ours, size = weights.from_timm(theirs), changes.get("img_size", (16, 16))
+    same(ours, theirs, size)
+    theirs.distilled_training = theirs.training = True
+    images = torch.randn(2, 3, *size)
+    for mine, other in zip(ours.forward_heads(images), theirs(images), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-4)
+    back = weights.to_timm(ours)
+    assert type(back).__name__ == "VisionTransformerDistilled"
+    same(ours, back, size)
+
+
+@pytest.mark.parametrize("case", ["plain", "average, norm after", "registers", "registers without positions"])
+def test_a_timm_state_dict_is_enough(tmp_path, case):
+    theirs = timm_vit(**TIMM[case])
+    torch.save({"model": theirs.state_dict()}, tmp_path / "nested.pth")
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
+    for source in (theirs.state_dict(), tmp_path / "nested.pth", str(tmp_path / "vit.safetensors")):
+        same(weights.from_timm(source, num_heads=3), theirs)
+
+
+def test_what_a_state_dict_does_not_tell_can_be_given():
+    theirs = timm_vit(**(TIMM["not square"] | TIMM["average, norm before"] | TIMM["tanh GELU"]))
+    given = {"num_heads": 3, "image_size": (16, 24), "pool": "mean", "gelu": "tanh"}
+    same(weights.from_timm(theirs.state_dict(), **given), theirs, (16, 24))
+    with pytest.raises(ValueError, match="12 positions.*no square grid.*image_size="):
+        weights.from_timm(theirs.state_dict(), num_heads=3, pool="mean")
+    with pytest.raises(ValueError, match="12 positions.*no square grid.*nor the grid of image_size=16×32 .* 4×8; pass"):
+        weights.from_timm(theirs.state_dict(), num_heads=3, pool="mean", image_size=(16, 32))
+    with pytest.raises(ValueError, match="does not tell the number of heads, width is 24; pass num_heads="):
+        weights.from_timm(theirs.state_dict(), pool="mean", image_size=(16, 24))
+    with pytest.raises(ValueError, match="pass pool='mean'"):
+        weights.from_timm(theirs.state_dict(), num_heads=3, image_size=(16, 24))
+    odd = timm_vit(img_size=(16, 24))  # 24 patches and a class token: 25 rows, which are no grid of 5×5
+    same(weights.from_timm(odd.state_dict(), num_heads=3, image_size=(16, 24)), odd, (16, 24))
+    wide = timm_vit(embed_dim=128, num_heads=2, depth=1)
+    same(weights.from_timm(wide.state_dict()), wide)
+
+
+def test_an_older_timm_head_with_pre_logits():
+    theirs = timm_vit()
+    state = theirs.state_dict() | {"pre_logits.fc.weight": torch.randn(24, 24), "pre_logits.fc.bias": torch.randn(24)}
+    ours = weights.from_timm(state, num_heads=3)
+    y = torch.tanh(
+        ours.features(torch.ones(1, 3, 16, 16)) @ state["pre_logits.fc.weight"].T + state["pre_logits.fc.bias"]
+    )
+    torch.testing.assert_close(ours(torch.ones(1, 3, 16, 16)), theirs.head(y))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_values": 0.1}, r"blocks.0.ls1.gamma: layer scale"),
+        ({"qk_norm": True}, "blocks.1.attn.q_norm.weight: normalised queries and keys"),
+        ({"pre_norm": True}, "norm_pre.weight: a norm before the first block"),
+        ({"global_pool": "map"}, "global_pool='map'|attention pooling"),
+        ({"global_pool": "max"}, "global_pool='max'"),
+        ({"pool_include_prefix": True, "global_pool": "avg"}, "pooling of the prefix tokens"),
+        ({"distilled": True, "reg_tokens": 2}, "register tokens that timm's distilled model leaves out"),
+        ({"act_layer": "silu"}, "activation SiLU"),
+        ({"act_layer": "quick_gelu"}, "activation QuickGELU"),
+        ({"norm_layer": "rmsnorm"}, "LayerNorm"),
+        ({"scale_attn_norm": True}, "attn.norm.weight: a norm inside attention or MLP"),
+    ],
+)
+def test_what_timm_has_and_we_cannot_express_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        weights.from_timm(timm_vit(**changes))
+
+
+def test_other_parts_of_timm_are_refused_by_name():
+    for changes, message in (
+        ({"block_fn": timm.models.vision_transformer.ResPostBlock}, "ResPostBlock"),
+        ({"mlp_layer": timm.layers.SwiGLU}, "SwiGLU"),
+        ({"mlp_layer": timm.layers.GluMlp}, "GluMlp"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            weights.from_timm(timm_vit(**changes))
+    with pytest.raises(ValueError, match=r"expand.weight: \[\d+, 24\] there"):
+        weights.from_timm(timm_vit(mlp_layer=timm.layers.GluMlp).state_dict(), num_heads=3)
+    with pytest.raises(ValueError, match="ResNet here; expected timm's VisionTransformer"):
+        weights.from_timm(timm.create_model("resnet18"))
+    with pytest.raises(ValueError, match="not the weights of a timm VisionTransformer.*conv1.weight"):
+        weights.from_timm(timm.create_model("resnet18").state_dict())
+    with pytest.raises(ValueError, match="vitlite.model.ViT here"):
+        weights.from_timm(ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40)))
+
+
+def test_what_timm_cannot_express_is_refused():
+    base = ViTConfig(16, 4, 3, 5, 24, 1, 3, 40)
+    for changes, message in (
+        ({"head": "mlp"}, "hidden layer"),
+        ({"position": "relative"}, "relative positions"),
+        ({"distillation": True, "registers": 1}, "registers beside"),
+        ({"distillation": True, "pool": "mean"}, "mean beside"),
+    ):
+        with pytest.raises(ValueError, match=f"timm's VisionTransformer has no .*{message}"):
+            weights.to_timm(ViT(dataclasses.replace(base, **changes)))
+
+
+def test_without_timm_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.models.deit", None)
+    with pytest.raises(ImportError, match="install timm first"):
+        weights.to_timm(ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40)))
+
+
+@pytest.mark.parametrize("kind", ["learned-2d", "sincos-2d", "none"])
+@pytest.mark.parametrize("changes", [{"registers": 1}, {"distillation": True}])
+def test_any_table_of_positions_goes_out(kind, changes):
+    ours = perturbed(ViT(ViTConfig(16, 4, 3, 5, 24, 2, 3, 41, position=kind, gelu="tanh", **changes)))
+    same(ours, weights.to_timm(ours))
+
+
+# ---- a change on request, and damage
+
+
+def loud(call, *messages):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = call()
+    assert [message for message in messages if any(re.search(message, str(w.message)) for w in said)] == list(messages)
+    assert len(said) == len(messages)
+    assert {w.filename for w in said} <= {__file__}, "the warning points at the caller"
+    return result
+
+
+def test_another_resolution_and_class_count_on_request():
+    theirs = timm_vit(reg_tokens=2)
+    bigger = loud(lambda: weights.from_timm(theirs, image_size=(24, 16)), "16×16.*resampled for 24×16.*'timm'")
+    theirs.set_input_size((24, 16))
+    same(bigger, theirs, (24, 16))
+    other = loud(lambda: weights.from_timm(theirs, num_classes=7), "head is new, for 7 classes")
+    assert other.config.num_classes == 7
+    assert not other(torch.randn(1, 3, 24, 16)).any()
+    assert torch.equal(other.norm.weight, theirs.norm.weight)
+    loud(lambda: weights.from_timm(theirs, num_classes=5, image_size=(24, 16)))
+    both = timm.models.deit.VisionTransformerDistilled(**(TINY | {"num_classes": 0}))
+    with pytest.raises(ValueError, match="without a head; pass num_classes="):
+        weights.from_timm(both)
+    new = loud(lambda: weights.from_timm(both, num_classes=1), "for 1 classes")
+    assert [h.shape for h in new.forward_heads(torch.randn(2, 3, 16, 16))] == [(2, 1), (2, 1)]
+    with pytest.raises(ValueError, match="17 is not a multiple of 4"):
+        weights.from_timm(theirs, image_size=17)
+    with pytest.raises(ValueError, match="size is 0; it must be at least 1 pixel"):
+        weights.from_timm(theirs, image_size=0)
+
+
+LOST = ["pos_embed", "cls_token", "norm.weight", "head.weight", "head.bias", "patch_embed.proj.bias",
+        "patch_embed.proj.weight", "blocks.1.attn.qkv.bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight",
+        "blocks.1.norm1.weight", "blocks.0.attn.proj.bias"]
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_lost_tensor_is_never_passed_over(lost):
+    state = timm_vit().state_dict()
+    del state[lost]
+    with pytest.raises(ValueError, match=r"missing|without|not the weights|no square grid|nothing to pool"):
+        weights.from_timm(state, num_heads=3)
+
+
+def test_every_tensor_that_does_not_fit_is_listed_with_both_shapes():
+    state = timm_vit().state_dict()
+    state["blocks.1.norm2.weight"] = torch.ones(25)
+    state["head.bias"] = torch.zeros(6)
+    state["surplus"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        weights.from_timm(state, num_heads=3)
+    assert "blocks.1.norm2.weight: [25] there, [24] in the model" in str(error.value)
+    assert "head.0.bias: [6] there, [5] in the model" in str(error.value)
+    assert "surplus: not in the model" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "head.weight", "patch_embed.proj.weight"])
+def test_a_tensor_with_other_axes_is_refused(name):
+    state = timm_vit().state_dict()
+    with pytest.raises(ValueError, match=r"not the weights of a timm VisionTransformer.* with \d axes"):
+        weights.from_timm(state | {name: state[name].flatten()}, num_heads=3)
+
+
+def test_a_source_of_another_kind_is_refused():
+    for read in (weights.from_timm, weights.from_torchvision, weights.from_transformers):
+        with pytest.raises(TypeError, match="source is a int; expected a model, its state dict, or a file"):
+            read(3)
+    with pytest.raises(TypeError, match="source is a int; expected an .npz file"):
+        weights.from_npz(3)
+    with pytest.raises(TypeError, match="a tensor for every name, but 'epoch' is a int"):
+        weights.from_timm(timm_vit().state_dict() | {"epoch": 3})
+    for write in (weights.to_timm, weights.to_torchvision):
+        with pytest.raises(TypeError, match="model is .*; expected a ViT"):
+            write(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="size is '24'; expected an int"):
+        weights.from_timm(timm_vit(), image_size="24")
+
+
+def test_a_whole_checkpoint_is_enough():
+    theirs = timm_vit()
+    same(weights.from_timm({"model": theirs.state_dict(), "epoch": 3}, num_heads=3), theirs)
+
+
+def test_two_tensors_in_one_place_are_refused():
+    with pytest.raises(ValueError, match="place of another tensor"):
+        weights.from_timm(timm_vit().state_dict() | {"fc_norm.weight": torch.ones(24)}, num_heads=3)
+
+
+def test_bad_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
+        weights.from_timm(tmp_path / "none.pth")
+    for name in ("half.pth", "half.safetensors", "half.npz"):
+        read = weights.from_npz if name.endswith("npz") else weights.from_timm
+        for content in (b"PK\x03\x04 not whole", b"hello", b""):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name} is (damaged|no whole)"):
+                read(tmp_path / name)
+    np.save(tmp_path / "array.npy", np.ones(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(ValueError, match="array.npz is no whole .npz"):
+        weights.from_npz(tmp_path / "array.npz")
+    torch.save({"model": nn.Linear(1, 1)}, tmp_path / "module.pth")
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        weights.from_timm(tmp_path / "module.pth")
+    torch.save([1], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list"):
+        weights.from_timm(tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="read it with from_npz"):
+        weights.from_timm(tmp_path / "half.npz")
+    np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="no whole .npz of plain arrays"):
+        weights.from_npz(tmp_path / "pickled.npz")
+    with pytest.raises(FileNotFoundError):
+        weights.from_npz(tmp_path / "none.npz")
+
+
+# ---- transformers
+
+HF = {"image_size": 16, "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+      "intermediate_size": 40, "num_labels": 5}
+TRANSFORMERS = {
+    "plain": ("ViTForImageClassification", {}),
+    "not square": ("ViTForImageClassification", {"image_size": (16, 24)}),
+    "other heads, channels, eps": ("ViTForImageClassification",
+                                   {"num_attention_heads": 8, "num_channels": 1, "layer_norm_eps": 1e-2}),
+    "tanh GELU": ("ViTForImageClassification", {"hidden_act": "gelu_new"}),
+    "one block": ("ViTForImageClassification", {"num_hidden_layers": 1, "num_labels": 3}),
+    "no query bias": ("ViTForImageClassification", {"qkv_bias": False}),
+    "two heads": ("DeiTForImageClassificationWithTeacher", {}),
+    "two heads, wide patches": ("DeiTForImageClassificationWithTeacher", {"patch_size": 8, "num_attention_heads": 2}),
+    "a distillation token without head": ("DeiTForImageClassification", {}),
+}
+
+
+def hf_vit(kind="ViTForImageClassification", **changes):
+    config = transformers.DeiTConfig if kind.startswith("DeiT") else transformers.ViTConfig
+    return perturbed(getattr(transformers, kind)(config(**(HF | changes))))
+
+
+def old_names(state):
+    """Names before version 5, as in published files."""
+    pairs = {"layers.": "encoder.layer.", "attention.o_proj": "attention.output.dense", "mlp.fc1": "intermediate.dense",
+             "mlp.fc2": "output.dense", "q_proj": "attention.query", "k_proj": "attention.key",
+             "v_proj": "attention.value"}
+    renamed = {}
+    for name, tensor in state.items():
+        for new, old in pairs.items():
+            name = name.replace(new, old)
+        renamed[name] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS)
+def test_logits_equal_transformers(case):
+    kind, changes = TRANSFORMERS[case]
+    theirs, size = hf_vit(kind, **changes), changes.get("image_size", (16, 16))
+    messages = ["no bias: zeros stand in"] if case == "no query bias" else []
+    ours = loud(lambda: weights.from_transformers(theirs), *messages)
+    same(ours, theirs, size, changes.get("num_channels", 3))
+    assert ours.config.layer_norm_eps == changes.get("layer_norm_eps", 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "DeiTForImageClassificationWithTeacher"])
+def test_old_and_new_names_of_transformers(tmp_path, kind):
+    theirs = hf_vit(kind)
+    old, new = old_names(theirs.state_dict()), theirs.state_dict()
+    assert any("encoder.layer.1.attention.attention.key.bias" in name for name in old)
+    assert any("layers.1.attention.k_proj.bias" in name for name in new)
+    theirs.save_pretrained(tmp_path)
+    for source in (old, new, tmp_path / "model.safetensors"):
+        same(weights.from_transformers(source, num_heads=3), theirs)
+
+
+def test_transformers_at_another_resolution_is_its_own_interpolation():
+    theirs = hf_vit()
+    ours = loud(lambda: weights.from_transformers(theirs, image_size=(24, 20)), "resampled for 24×20.*'deit'")
+    same(ours, lambda images: theirs(images, interpolate_pos_encoding=True), (24, 20))
+
+
+def test_a_backbone_of_transformers_gets_a_new_head():
+    theirs = perturbed(transformers.ViTModel(transformers.ViTConfig(**HF)))
+    with pytest.raises(ValueError, match="without a head; pass num_classes="):
+        weights.from_transformers(theirs)
+    ours = loud(lambda: weights.from_transformers(theirs, num_classes=4), "head is new")
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(ours.features(images), theirs(images).last_hidden_state[:, 0], rtol=0, atol=1e-4)
+
+
+def test_what_transformers_has_and_we_cannot_express_is_refused():
+    with pytest.raises(ValueError, match="hidden_act='quick_gelu'"):
+        weights.from_transformers(hf_vit(hidden_act="quick_gelu"))
+    small = {key: value for key, value in HF.items() if key != "intermediate_size"}
+    dino = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**small))
+    with pytest.raises(ValueError, match="Dinov2ForImageClassification"):
+        weights.from_transformers(dino)
+    with pytest.raises(ValueError, match="layer scale"):
+        weights.from_transformers(dino.state_dict())
+    with pytest.raises(ValueError, match="not the weights of a transformers ViT"):
+        weights.from_transformers(torchvision.models.resnet18(num_classes=2).state_dict())
+
+
+# ---- the official .npz
+
+
+def official(depth=2, width=24, heads=3, mlp=48, classes=5, patch=(4, 4), patches=16, hidden=False, prefix="", seed=0):
+    """Arrays with the names and layout of the released files."""
+    draw = np.random.default_rng(seed)
+    arrays = {"cls": (1, 1, width), "embedding/kernel": (*patch, 3, width), "embedding/bias": (width,),
+              "Transformer/posembed_input/pos_embedding": (1, 1 + patches, width),
+              "Transformer/encoder_norm/scale": (width,), "Transformer/encoder_norm/bias": (width,),
+              "head/kernel": (width, classes), "head/bias": (classes,)}
+    if hidden:
+        arrays |= {"pre_logits/kernel": (width, width), "pre_logits/bias": (width,)}
+    for i in range(depth):
+        block = f"Transformer/encoderblock_{i}"
+        for norm in ("LayerNorm_0", "LayerNorm_2"):
+            arrays |= {f"{block}/{norm}/scale": (width,), f"{block}/{norm}/bias": (width,)}
+        for part in ("query", "key", "value"):
+            name = f"{block}/MultiHeadDotProductAttention_1/{part}"
+            arrays |= {f"{name}/kernel": (width, heads, width // heads), f"{name}/bias": (heads, width // heads)}
+        name = f"{block}/MultiHeadDotProductAttention_1/out"
+        arrays |= {f"{name}/kernel": (heads, width // heads, width), f"{name}/bias": (width,)}
+        for layer, (a, b) in enumerate([(width, mlp), (mlp, width)]):
+            arrays |= {
+                f"{block}/MlpBlock_3/Dense_{layer}/kernel": (a, b),
+                f"{block}/MlpBlock_3/Dense_{layer}/bias": (b,),
+            }
+    return {prefix + name: (0.3 * draw.standard_normal(shape) + name.endswith("scale")).astype(np.float32)
+            for name, shape in arrays.items()}
+
+
+NPZ = [{}, {"heads": 8}, {"depth": 1, "mlp": 24}, {"classes": 9}, {"patch": (2, 2), "patches": 64},
+       {"prefix": "opt/target/"}, {"heads": 1, "width": 32, "mlp": 64}]
+
+
+@pytest.mark.parametrize("changes", NPZ)
+def test_the_official_npz_equals_timms_loading_of_it(tmp_path, changes):
+    arrays = official(**changes)
+    np.savez(tmp_path / "vit.npz", **arrays)
+    shape = {"width": 24, "heads": 3, "mlp": 48, "classes": 5, "depth": 2, "patch": (4, 4)} | changes
+    theirs = timm_vit(
+        embed_dim=shape["width"], num_heads=shape["heads"], mlp_ratio=shape["mlp"] / shape["width"],
+        depth=shape["depth"], num_classes=shape["classes"], patch_size=shape["patch"],
+    )
+    theirs.load_pretrained(str(tmp_path / "vit.npz"))
+    same(weights.from_npz(tmp_path / "vit.npz", gelu="exact"), theirs)
+    ours = weights.from_npz(arrays)
+    assert ours.config.gelu == "tanh", "as the official code has it"
+    same(ours, weights.to_timm(ours))
+
+
+def test_the_npz_at_another_size_by_the_official_convention_or_timms(tmp_path):
+    np.savez(tmp_path / "vit.npz", **official())
+    theirs = timm_vit(img_size=24, mlp_ratio=2)
+    theirs.load_pretrained(str(tmp_path / "vit.npz"))
+    same(weights.from_npz(tmp_path / "vit.npz", gelu="exact").at_resolution(24, "timm-npz"), theirs, (24, 24))
+    ours = loud(lambda: weights.from_npz(tmp_path / "vit.npz", image_size=24), "resampled for 24×24.*'jax'")
+    jax = weights.from_npz(tmp_path / "vit.npz").at_resolution(24, "jax")
+    assert torch.equal(ours.position, jax.position)
+
+
+def test_the_npz_with_its_pre_training_head():
+    arrays = official(hidden=True)
+    ours = weights.from_npz(arrays)
+    images = torch.randn(2, 3, 16, 16)
+    hidden = torch.tanh(
+        ours.features(images) @ torch.from_numpy(arrays["pre_logits/kernel"])
+        + torch.from_numpy(arrays["pre_logits/bias"])
+    )
+    logits = hidden @ torch.from_numpy(arrays["head/kernel"]) + torch.from_numpy(arrays["head/bias"])
+    torch.testing.assert_close(ours(images), logits, rtol=0, atol=1e-5)
+    headless = {name: array for name, array in arrays.items() if not name.startswith(("head", "pre_logits"))}
+    with pytest.raises(ValueError, match="pass num_classes="):
+        weights.from_npz(headless)
+    assert loud(lambda: weights.from_npz(arrays, num_classes=2), "2 classes").config.head == "linear"
+
+
+def test_an_npz_of_a_hybrid_is_refused():
+    with pytest.raises(ValueError, match="conv_root.weight: a stem that is no plain patch projection"):
+        weights.from_npz(official() | {"conv_root/kernel": np.zeros((7, 7, 3, 64), np.float32)})
+
+
+# ---- torchvision, out, and its published weights
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"head": "mlp"}, {"num_heads": 8, "layer_norm_eps": 1e-3}, {"position": "learned-2d"},
+     {"position": "sincos-2d"}, {"position": "none"}, {"prefix_positions": False}, {"pool_norm": "after"}],
+)
+def test_logits_equal_torchvisions_on_the_way_out(changes):
+    ours = perturbed(ViT(dataclasses.replace(ViTConfig(16, 4, 3, 5, 24, 2, 3, 40), **changes)))
+    theirs = weights.to_torchvision(ours)
+    same(ours, theirs)
+    same(weights.from_torchvision(theirs), theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": (16, 24)}, "non-square"),
+        ({"in_channels": 1}, "3 channels"),
+        ({"pool": "mean"}, "pooling of the mean"),
+        ({"distillation": True}, "distillation or register"),
+        ({"registers": 1}, "distillation or register"),
+        ({"gelu": "tanh"}, "approximate GELU"),
+        ({"position": "relative"}, "relative positions"),
+    ],
+)
+def test_what_torchvision_cannot_express_is_refused(changes, message):
+    ours = ViT(dataclasses.replace(ViTConfig(16, 4, 3, 5, 24, 2, 3, 40), **changes))
+    with pytest.raises(ValueError, match=f"torchvision's VisionTransformer has no .*{message}"):
+        weights.to_torchvision(ours)
+
+
+def test_a_torchvision_model_whose_heads_were_replaced_by_one_layer():
+    theirs = torchvision.models.VisionTransformer(16, 4, 1, 3, 24, 40)
+    theirs.heads = nn.Linear(24, 7)
+    same(weights.from_torchvision(perturbed(theirs)), theirs)
+
+
+def test_names_of_torchvision_before_0_13():
+    theirs = perturbed(torchvision.models.VisionTransformer(16, 4, 2, 3, 24, 40, num_classes=5))
+    old = {name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): tensor
+           for name, tensor in theirs.state_dict().items()}
+    assert old.keys() != theirs.state_dict().keys()
+    same(weights.from_torchvision(old, num_heads=3), theirs)
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
+def test_every_published_name_has_the_assumed_heads(name):
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name)
+    width, heads = theirs.hidden_dim, theirs.encoder.layers[0].num_heads
+    assert heads == width // (80 if width == 1280 else 64)
+
+
+def test_torchvision_at_another_size_and_class_count():
+    theirs = perturbed(torchvision.models.VisionTransformer(16, 4, 1, 3, 24, 40, num_classes=5))
+    ours = loud(
+        lambda: weights.from_torchvision(theirs, image_size=24, num_classes=2), "resampled.*'torchvision'", "2 cl"
+    )
+    state = torchvision.models.vision_transformer.interpolate_embeddings(24, 4, theirs.state_dict())
+    torch.testing.assert_close(ours.position.data, state["encoder.pos_embedding"])
+
+
+def test_published_weights_come_through_torchvisions_own_call(monkeypatch):
+    theirs = perturbed(torchvision.models.VisionTransformer(32, 8, 1, 2, 128, 40, num_classes=5))
+    asked = []
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url",
+                        lambda url, *_, **__: asked.append(url) or theirs.state_dict())
+    same(weights.from_pretrained("vit_b_16"), theirs, (32, 32))
+    assert asked == [torchvision.models.ViT_B_16_Weights.DEFAULT.url]
+
+
+def test_without_a_network_it_is_said(monkeypatch):
+    def fail(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(
+        ConnectionError, match="could not fetch the weights of vit_b_16 from https://.*connect to the network"
+    ):
+        weights.from_pretrained("vit_b_16")
+    with pytest.raises(ValueError, match="'vit_x'; torchvision publishes vit_b_16"):
+        weights.from_pretrained("vit_x")

@@ -1,0 +1,39 @@
+"""What a device is good for."""
+
+import pytest
+import torch
+
+from vitlite.train import device as device_module
+
+
+def test_reduced_precision_follows_the_device(monkeypatch):
+    cpu = torch.device("cpu")
+    for abilities, expected in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({}, None),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda a=abilities: a, raising=False)
+        assert device_module.autocast_dtype(cpu) == expected
+    for capability, expected in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert device_module.autocast_dtype(torch.device("cuda")) == expected
+    assert device_module.autocast_dtype(torch.device("mps")) is None
+
+
+def test_compiling_is_for_long_runs_on_cuda():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert device_module.compiling_pays(cuda, 10_000)
+    assert not device_module.compiling_pays(cuda, 100)
+    assert not device_module.compiling_pays(cpu, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312),
+     ("Tesla T4", 65), ("NVIDIA L4", 121), ("NVIDIA L40", None)],
+)
+def test_a_peak_is_found_by_the_devices_name(name, teraflops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    expected = None if teraflops is None else teraflops * 1e12
+    assert device_module.peak_flops(torch.device("cuda")) == expected
