@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision.datasets.utils import download_url
 from torchvision.transforms.functional import center_crop, resize
 
-from . import scenes
+from . import augment, scenes
 
 __all__ = ["Split", "Splits", "load"]
 
@@ -68,6 +68,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def normalised(self) -> Tensor:
+        """The images as a model sees them: float32 [N, C, H, W], by ``mean`` and ``std``."""
+        return augment.normalise(self.images, self.mean, self.std)
 
     def subset(self, n: int, seed: int = 0) -> "Split":
         """Draw ``n`` images, as many of each class as of any other, to within one image.

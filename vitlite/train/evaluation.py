@@ -1,9 +1,9 @@
-"""What a model makes of a split: its loss and accuracy, or the class it gives each image."""
+"""What a model makes of a split: its loss and accuracy, the class it gives each image, or whatever else it answers."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from vitlite.data.augment import normalise
 from vitlite.data.datasets import Split
 from vitlite.train import objectives
 
-__all__ = ["Evaluation", "evaluate", "predictions"]
+__all__ = ["Evaluation", "evaluate", "outputs", "predictions"]
 
 
 class Evaluation(NamedTuple):
@@ -83,8 +83,48 @@ def predictions(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor
         >>> predictions(model, data.load("scenes", train_images=10, held_out=10).test).shape
         torch.Size([10])
     """
+    return outputs(model, split, batch_size=batch_size).argmax(dim=1)
+
+
+@torch.inference_mode()
+def outputs(
+    model: nn.Module,
+    split: Split,
+    call: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None,
+    *,
+    batch_size: int = 500,
+    dtype: torch.dtype | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """What a model makes of every image of a split: logits, features, or whatever a call gives.
+
+    It computes in float32 unless a ``dtype`` is named, as ``evaluate`` does. A measure of a trained model names none,
+    so that it is the same on every device; the validations during training have the precision of the training.
+
+    Args:
+        model: Put in evaluation mode meanwhile; it computes where its parameters are.
+        split: The images; their labels do not matter.
+        call: Normalised images ``[B, C, H, W]`` to one tensor or several, the batch first: ``model.features``, for one.
+            By default the model itself.
+        batch_size: Images at a time; it does not change the result.
+        dtype: Reduced precision to compute in.
+
+    Returns:
+        float32 on the CPU, ``[N, ...]``; a tuple where the call gives several.
+
+    Example:
+        >>> from vitlite import ViT, ViTConfig, data
+        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
+        >>> outputs(model, data.load("scenes", train_images=10, held_out=10).test, model.features).shape
+        torch.Size([10, 32])
+    """
+    given = []
     with _at_rest(model) as where:
-        return torch.cat([model(images).argmax(dim=1).cpu() for images, _ in _batches(split, batch_size, where)])
+        for images, _ in _batches(split, batch_size, where):
+            with torch.autocast(where.type, dtype, enabled=dtype is not None):
+                answer = (call or model)(images)
+            given.append([part.float().cpu() for part in ([answer] if isinstance(answer, Tensor) else answer)])
+    whole = tuple(torch.cat(parts) for parts in zip(*given, strict=True))
+    return whole[0] if isinstance(answer, Tensor) else whole
 
 
 @contextlib.contextmanager

@@ -420,3 +420,11 @@ def test_the_root_is_the_argument_the_environment_or_the_checkout(monkeypatch: p
     assert datasets._data_root(None) == Path("elsewhere")
     monkeypatch.delenv("VITLITE_DATA")
     assert datasets._data_root(None) == Path(datasets.__file__).resolve().parents[2] / "data"
+
+
+def test_normalised_is_what_a_model_sees():
+    train = load("scenes", train_images=200, held_out=10).train
+    images = train.normalised()
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
