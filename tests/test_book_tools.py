@@ -1,8 +1,12 @@
-"""The book's tools: the first cell of a chapter, and what is left of a notebook after it was run."""
+"""The book's tools: the first cell of a chapter, running chapters, and what is left of them afterwards."""
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -15,6 +19,7 @@ import execute  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
 import vitbook  # noqa: E402
+import workers  # noqa: E402
 
 from experiments import records  # noqa: E402
 
@@ -128,6 +133,104 @@ def test_a_script_holds_the_code_and_survives_what_fails_on_purpose() -> None:
     found: dict = {}
     exec(source, found)
     assert found["x"] == 1
+
+
+# ---------------------------------------------------------------- running all of them
+
+WAIT = """
+import pathlib, time
+pathlib.Path("{}").touch()
+until = time.monotonic() + 30
+while not pathlib.Path("{}").exists():
+    assert time.monotonic() < until, "the other chapter does not run"
+    time.sleep(0.05)
+"""
+ALONE = "import os, ipywidgets\nprint(os.environ['OMP_NUM_THREADS'])\nipywidgets.IntSlider()"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of chapters, none so far, of which two run at a time; "long" and "short" were timed before."""
+    folder = tmp_path / "chapters"
+    folder.mkdir()
+    timed = {"runs": [{"chapter": "short", "seconds": 3.0}, {"chapter": "long", "seconds": 70.0}]}
+    (tmp_path / "costs.json").write_text(json.dumps(timed))
+    monkeypatch.setattr(execute, "CHAPTERS", folder)
+    monkeypatch.setattr(execute, "COSTS", tmp_path / "costs.json")
+    monkeypatch.setattr(execute, "workers", lambda: 2)
+    return folder
+
+
+def write_chapter(folder: Path, name: str, *sources: str) -> None:
+    nbformat.write(notebook_of(cells=[code_cell(source) for source in sources]), folder / f"{name}.ipynb")
+
+
+@pytest.mark.parametrize(("free", "count"), [("100000000", 8), ("10000000", 3), ("1000000", 1), (None, 8)])
+def test_as_many_chapters_as_cores_and_memory_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: str | None, count: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(workers, "MEMINFO", tmp_path / "meminfo")
+    if free:
+        workers.MEMINFO.write_text(f"MemTotal: 200000000 kB\nMemAvailable:  {free} kB\nHugePages_Total:  0\n")
+    assert workers.workers() == count
+
+
+def test_the_longest_chapter_begins_and_one_never_timed_may_be_longer(folder: Path) -> None:
+    paths = [folder / f"{name}.ipynb" for name in ("short", "new", "long")]
+    assert [path.stem for path in execute.longest_first(paths)] == ["new", "long", "short"]
+
+
+def test_chapters_run_side_by_side_and_a_failing_one_keeps_no_other(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_chapter(folder, "long", WAIT.format("one", "other"))
+    write_chapter(folder, "short", "1", "1 / 0")
+    write_chapter(folder, "new", WAIT.format("other", "one"))
+    (failure,) = execute.run_chapters([], tmp_path / "done")
+    assert failure.startswith("short, cell 2 of 2: ")
+    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["long.ipynb", "new.ipynb"]
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert [re.sub(r"\d+\.\d s", "SECONDS", line).split() for line in lines] == [
+        ["long", "SECONDS"], ["new", "SECONDS"], ["short", "failed"]
+    ]
+
+
+def test_a_chapter_does_not_depend_on_how_many_run_beside_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("long", "short"):
+        write_chapter(folder, name, ALONE)
+    written = []
+    for count in (1, 2):
+        monkeypatch.setattr(execute, "workers", lambda count=count: count)
+        assert execute.run_chapters([], tmp_path / str(count)) == []
+        written.append({path.name: path.read_bytes() for path in (tmp_path / str(count)).iterdir()})
+    assert written[0] == written[1]
+    assert nbformat.reads(written[0]["long.ipynb"].decode(), as_version=4).cells[0].outputs[0].text == "1\n"
+
+
+def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path) -> None:
+    for name in ("long", "new", "short"):
+        source = f"import os, pathlib, time\npathlib.Path('{name}.pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+        write_chapter(folder, name, source)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    program = f"import sys; sys.path[:0] = {sys.path!r}\nimport execute, pathlib\n"
+    program += f"execute.CHAPTERS, execute.workers = pathlib.Path({str(folder)!r}), lambda: 2\n"
+    program += "execute.run_chapters([], execute.CHAPTERS)"
+    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while len(pids := [path for path in folder.glob("*.pid") if path.read_text()]) < 2:
+        assert time.monotonic() < until, "two chapters should have begun"
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 1
+    assert errors.splitlines()[-1].startswith("stopped: each chapter is whole")
+    for path in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+    assert {path.name: path.read_bytes() for path in folder.glob("*[!d]")} == before
 
 
 # ---------------------------------------------------------------- numbers out of records

@@ -4,29 +4,40 @@
     python book/tools/execute.py 03_attention        one of them
     python book/tools/execute.py --into FOLDER       leave the chapters alone, write the run ones there
 
-Two runs on one machine write the same bytes: no times, no random names.
+Chapters run at the same time, one on each core, each with one thread: so what a chapter computes does not depend on how
+many run beside it. Two runs on one machine write the same bytes: no times, no random names.
 """
 
 import argparse
+import asyncio
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
+import signal
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from workers import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = ROOT / "notebooks"
+COSTS = ROOT / "data/records/chapters.json"  # the seconds that each chapter took
 CELL_SECONDS = 300
 COLOURS = "\x1b\\[[0-9;]*m"  # that a terminal would show
 QUICK = {"VITLITE_SCALE": "quick", "CUDA_VISIBLE_DEVICES": ""}  # stored outputs are those of a CPU, everywhere
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+RUNNING: set[NotebookClient] = set()  # those whose kernels are to be stopped when this script is
 KEPT_METADATA = {"tags", "mystnb", "jupyter"}
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -65,11 +76,14 @@ def execute(notebook: nbformat.NotebookNode) -> None:
     )
     seen = []
     client.on_cell_start = lambda cell, cell_index: seen.append(cell_index)
+    RUNNING.add(client)
     try:
-        client.execute(env={**os.environ, **QUICK})
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        asyncio.run(client.async_execute(env={**os.environ, **QUICK, **ONE_THREAD}))
+    except (CellExecutionError, CellTimeoutError, RuntimeError) as error:  # the last: the kernel died or never answered
         where = f"cell {seen[-1] + 1} of {len(notebook.cells)}" if seen else "before the first cell"
         raise ChapterError(f"{where}: {re.sub(COLOURS, '', str(error))}") from error
+    finally:
+        RUNNING.discard(client)
 
 
 def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -109,27 +123,55 @@ def renumber_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def run_chapters(names: list[str], into: Path) -> list[str]:
-    """Run chapters one after the other, a line each, and write them to a folder.
+    """Run chapters, as many at a time as the machine has room for, and write each to a folder as it ends.
 
     Returns:
-        One message for each chapter that failed.
+        One message for each chapter that failed; the others ran to their end all the same.
     """
-    failures = []
-    for path in sorted(CHAPTERS.glob("*.ipynb")):
-        if names and path.stem not in names:
-            continue
-        print(f"  {path.stem:<32}", end="", flush=True)
-        start = time.monotonic()
-        notebook = nbformat.read(path, as_version=4)
+    paths = longest_first([path for path in CHAPTERS.glob("*.ipynb") if not names or path.stem in names])
+    failures = {}
+    with ThreadPoolExecutor(workers()) as pool:
+        chapters = {pool.submit(run_chapter, path, into): path.stem for path in paths}
         try:
-            execute(notebook)
-        except ChapterError as error:
-            print("failed", flush=True)
-            failures.append(f"{path.stem}, {error}")
-            continue
-        print(f"{time.monotonic() - start:6.1f} s", flush=True)
-        write(tidy(notebook), into / path.name)
-    return failures
+            for chapter in as_completed(chapters):
+                name = chapters[chapter]
+                try:
+                    print(f"  {name:<32}{chapter.result():6.1f} s", flush=True)
+                except ChapterError as error:
+                    print(f"  {name:<32}  failed", flush=True)
+                    failures[name] = f"{name}, {error}"
+        except KeyboardInterrupt:
+            sys.exit("stopped: each chapter is whole, as it was or as it is now")
+        finally:
+            stop(pool, chapters)
+    return [failures[name] for name in sorted(failures)]
+
+
+def longest_first(paths: list[Path]) -> list[Path]:
+    """Chapters in an order that leaves no long one for the end; one that was never timed may be long."""
+    seconds = {run["chapter"]: run["seconds"] for run in json.loads(COSTS.read_text())["runs"]}
+    return sorted(paths, key=lambda path: (-seconds.get(path.stem, math.inf), path.stem))
+
+
+def run_chapter(path: Path, into: Path) -> float:
+    """Run one chapter and write it to a folder; returns the seconds it took."""
+    start = time.monotonic()
+    notebook = nbformat.read(path, as_version=4)
+    execute(notebook)
+    write(tidy(notebook), into / path.name)
+    return time.monotonic() - start
+
+
+def stop(pool: ThreadPoolExecutor, chapters: Iterable[Future]) -> None:
+    """Begin no further chapter, and kill the kernels of those that run, also one that is only about to start."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    while any(chapter.running() for chapter in chapters):
+        for client in tuple(RUNNING):
+            kernel = client.km and client.km.provisioner
+            if kernel and kernel.pgid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(kernel.pgid, signal.SIGKILL)
+        time.sleep(0.2)
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
