@@ -9,6 +9,7 @@ SOURCES := $(shell find book notebooks vitlite experiments _config.yml _toc.yml 
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
 CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
+WORKERS = $$($(BIN)/python book/tools/workers.py)
 
 .PHONY: help install book html lab execute smoke-full stamp test test-unit test-notebooks test-pages lint benchmark clean
 .DEFAULT_GOAL := help
@@ -53,10 +54,10 @@ test-unit: $(INSTALLED) ## test the library and the tools
 	@$(CPU) $(BIN)/python -m pytest -q tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
 
 test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
-	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
+	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
 
 test-pages: $(SITE) ## check the built pages, in a browser where there is one
-	@$(BIN)/python -m pytest -q -n 2 tests/test_pages.py
+	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/test_pages.py
 
 lint: $(INSTALLED) ## check the code's style
 	@$(BIN)/ruff check .

@@ -45,15 +45,14 @@ class ChapterCosts(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table, and a sentence on where and when it was measured."""
         record = records.read("chapters")
-        hardware = record["hardware"]
         lines = ["| chapter | seconds | memory (GB) |", "|---|--:|--:|"]
         lines += [
             f"| {{doc}}`../notebooks/{run['chapter']}` | {run['seconds']:.0f} | {run['peak_bytes'] / 1e9:.1f} |"
             for run in record["runs"]
         ]
-        where = f"{hardware['cores']} cores ({hardware['processor']})"
-        precision = record["runs"][0]["made"]["precision"]
-        lines += ["", f"Measured on {record['date']} with {where}, without a GPU; training in {precision}."]
+        processor, precision = record["hardware"]["processor"], record["runs"][0]["made"]["precision"]
+        lines += ["", f"Measured on {record['date']} with one thread ({processor}), one chapter at a time; training in "
+                      f"{precision}."]
         parent = nodes.Element()
         self.state.nested_parse(StringList(lines, "record chapters"), self.content_offset, parent)
         return parent.children
