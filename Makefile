@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 SITE := _build/html/index.html
-SOURCES := $(shell find book notebooks vitlite experiments _config.yml _toc.yml package-lock.json -type f \
+SOURCES := $(shell find book data/records notebooks vitlite experiments _config.yml _toc.yml package-lock.json -type f \
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
 CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300

@@ -50,9 +50,11 @@ class ChapterCosts(SphinxDirective):
             f"| {{doc}}`../notebooks/{run['chapter']}` | {run['seconds']:.0f} | {run['peak_bytes'] / 1e9:.1f} |"
             for run in record["runs"]
         ]
-        processor, precision = record["hardware"]["processor"], record["runs"][0]["made"]["precision"]
-        lines += ["", f"Measured on {record['date']} with one thread ({processor}), one chapter at a time; training in "
-                      f"{precision}."]
+        hardware, precision = record["hardware"], record["runs"][0]["made"]["precision"]
+        threads = record["config"].get("threads", hardware["threads"])
+        count = "one thread" if threads == 1 else f"{threads} threads"
+        lines += ["", f"Measured on {record['date']} with {count} ({hardware['processor']}), one chapter at a time; "
+                      f"training in {precision}."]
         parent = nodes.Element()
         self.state.nested_parse(StringList(lines, "record chapters"), self.content_offset, parent)
         return parent.children

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from execute import run_chapters
 from vendor import scripts
+from workers import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "_build/source"
@@ -52,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     stage()
     if options.fresh:
-        print("running the chapters", flush=True)
+        print(f"running the chapters, {workers()} at a time", flush=True)
         if failures := run_chapters([], SOURCE / "notebooks"):
             sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
     print("building the pages", flush=True)

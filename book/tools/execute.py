@@ -167,9 +167,9 @@ def stop(pool: ThreadPoolExecutor, chapters: Iterable[Future]) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
     while any(chapter.running() for chapter in chapters):
         for client in tuple(RUNNING):
-            kernel = client.km and client.km.provisioner
+            kernel = getattr(client.km, "provisioner", None)
             if kernel and kernel.pgid:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(OSError):  # it has ended by itself
                     os.killpg(kernel.pgid, signal.SIGKILL)
         time.sleep(0.2)
 
