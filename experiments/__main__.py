@@ -12,7 +12,7 @@ import torch
 from experiments import runner
 
 # All of them, the most telling first: what a short loan of a GPU should go to.
-WORTH = ()
+WORTH = ("train_cifar10", "same_or_different", "data_size", "scaling", "optimizer", "distillation", "cost")
 
 
 def main(words: list[str] | None = None) -> int:

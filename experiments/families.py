@@ -12,16 +12,19 @@ from vitlite.hybrid import ResNetStem
 
 __all__ = ["FAMILIES", "build", "hybrid", "mlp", "vit"]
 
+
 def vit(config: dict) -> ViT:
     """The ViT that the others are matched to, by the fields of ``ViTConfig`` under ``config["vit"]``."""
     return ViT(ViTConfig(**config["vit"]))
 
 
 def hybrid(config: dict) -> ViT:
-    """A small ResNet's feature map as the sequence, and fewer blocks: ``depth``, ``stem_width``, ``stem_blocks``."""
+    """A small ResNet's feature map as the sequence, and fewer blocks: ``depth``, ``stem_width``, ``stem_blocks``,
+    and ``stem_norm``, which is ``"group"`` unless given."""
     shape = config["hybrid"]
     whole = ViTConfig(**config["vit"] | {"depth": shape["depth"]})
-    return ViT(whole, ResNetStem(whole.embed_dim, width=shape["stem_width"], blocks=shape["stem_blocks"]))
+    return ViT(whole, ResNetStem(whole.embed_dim, width=shape["stem_width"], blocks=shape["stem_blocks"],
+                                norm=shape.get("stem_norm", "group")))
 
 
 def mlp(parameters: int, image_size: int, num_classes: int) -> nn.Sequential:

@@ -20,7 +20,8 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["best", "fresh_head", "images_seen", "loaded", "once", "trained", "tuned", "unmasked", "usual_recipe"]
+__all__ = ["best", "bracketed", "fresh_head", "images_seen", "loaded", "once", "trained", "tuned", "unmasked",
+           "usual_recipe"]
 
 loaded = cache(data.load)  # the same splits for every run that names the same set
 
@@ -32,7 +33,7 @@ def unmasked(*given: str, **options: int) -> data.Splits:
     return sets._replace(train=replace(sets.train, masks=None))
 
 
-def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validations: int = 1, **fields: int) -> Recipe:
+def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validations: int = 1, **fields) -> Recipe:
     """What the runs of most experiments have in common: warmup over a tenth of the steps, few validations.
 
     Args:
@@ -70,9 +71,43 @@ def _tried(trial: Callable[[float], float], rate: float) -> float:
         return 0.0
 
 
+def bracketed(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:
+    """What a short trial gives at each learning rate, the best of them not at an edge of those tried.
+
+    The search begins with some rates and goes on in steps of 3 towards the better side until the best has a lower one
+    on either side, or 9 rates were tried. It is noted in a file after every trial, so that none is made twice.
+
+    Args:
+        rates: Where to begin.
+        trial: Validation accuracy after a short training at a rate.
+        path: Where the answers are noted.
+    """
+    tried = json.loads(path.read_text()) if path.exists() else {}
+    ahead = [rate for rate in rates if str(rate) not in tried]
+    while len(tried) < 9:
+        for rate in ahead:
+            tried[str(rate)] = _tried(trial, rate)
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(tried))
+        ordered = sorted(map(float, tried))
+        ahead = {ordered[0]: [_third(ordered[0])], ordered[-1]: [_triple(ordered[-1])]}.get(best(tried), [])
+        if not ahead:
+            break
+    return tried
+
+
+def _third(rate: float) -> float:
+    return float(f"{rate / 3:.2g}")
+
+
+def _triple(rate: float) -> float:
+    return float(f"{rate * 3:.2g}")
+
+
 def best(found: dict[str, float]) -> float:
-    """The rate that did best in the trials."""
-    return float(max(found, key=found.get))
+    """The rate that did best in the trials; of several that did equally well, the one in the middle."""
+    rates = sorted(float(rate) for rate, accuracy in found.items() if accuracy == max(found.values()))
+    return rates[len(rates) // 2]
 
 
 def trained(

@@ -38,9 +38,6 @@ def test_the_grid_is_what_the_card_says():
     assert f"full: {len(data_size.points(FULL))} runs" in told
     taken = sum(data_size.steps(point, FULL) for point in data_size.points(FULL))
     assert f"{taken / 1e6:.1f} million steps" in told
-    tried = {(p["data"], p["family"], data_size.nearest(p["train_images"], CPU["tuned_at"][p["data"]]))
-             for p in data_size.points(CPU)}
-    assert f"{len(tried) * len(CPU['learning_rates'])} trials" in told
 
 
 @pytest.mark.parametrize("config", [CPU, FULL])

@@ -14,13 +14,15 @@ from typing import Literal
 import torch
 from torch import nn
 
+from vitlite.train.muon import Muon, hidden_matrices
+
 __all__ = ["RECIPES", "Recipe", "get", "learning_rate", "optimizer", "parameter_groups"]
 
 # Fields, by what they may be: a whole number of at least so much, a share in [0, 1], a rate in [0, 1), a choice.
 WHOLE = {"steps": 1, "batch_size": 1, "warmup_steps": 0, "crop_padding": 0, "validate_every": 1}
 SHARES = ("cutmix", "erase")
 RATES = ("label_smoothing", "average")
-CHOICES = {"optimizer": ("adamw", "sgd"), "schedule": ("cosine", "linear", "constant")}
+CHOICES = {"optimizer": ("adamw", "sgd", "muon"), "schedule": ("cosine", "linear", "constant")}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Recipe:
         batch_size: Images a step.
         micro_batch: Images at a time, if the batch does not fit at once: gradients are added up until the step's batch
             is through. It must divide the batch. Dropout and drop path are drawn for each micro-batch.
-        optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9.
+        optimizer: ``"adamw"``; ``"sgd"`` with momentum 0.9; or ``"muon"``, orthogonalised momentum for the matrices
+            inside the network and AdamW for the rest.
         learning_rate: Peak of the schedule.
         schedule: What follows warmup: half a ``"cosine"`` or a ``"linear"`` fall to zero, or ``"constant"``.
         warmup_steps: Steps of linear rise to the peak.
@@ -65,7 +68,7 @@ class Recipe:
     steps: int
     batch_size: int = 128
     micro_batch: int | None = None
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 0
@@ -216,7 +219,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the two parameter groups: AdamW (decoupled weight decay), or SGD with momentum.
+    """The recipe's optimiser over the two parameter groups: AdamW (decoupled weight decay), SGD with momentum, or Muon,
+    which takes the hidden matrices out of the first group.
 
     Example:
         >>> optimizer(torch.nn.Linear(4, 2), get("paper-finetune")).defaults["momentum"]
@@ -225,4 +229,10 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = parameter_groups(model, recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=True)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    hidden = hidden_matrices(model)
+    inside = {id(p) for p in hidden}
+    groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in inside]
+    matrices = {"params": hidden, "orthogonal": True, "weight_decay": recipe.weight_decay}
+    return Muon([matrices, *(group for group in groups if group["params"])], recipe.learning_rate, recipe.betas)

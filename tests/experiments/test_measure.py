@@ -1,0 +1,55 @@
+"""The search of a learning rate ends with the best one inside the range, and makes no trial twice."""
+
+import json
+import math
+
+import pytest
+
+from experiments.measure import best, bracketed
+
+
+def trials(peak, asked):
+    """A trial whose best rate is known; it notes what it was asked."""
+
+    def trial(rate):
+        asked.append(rate)
+        return 1 - abs(math.log(rate / peak)) / 20
+
+    return trial
+
+
+@pytest.mark.parametrize("peak", [1e-4, 1.5e-3, 2e-3, 4.5e-3, 3e-2])
+def test_the_best_rate_has_a_lower_one_on_either_side(peak, tmp_path):
+    asked = []
+    tried = bracketed([1.5e-3, 4.5e-3], trials(peak, asked), tmp_path / "search.json")
+    rates = sorted(map(float, tried))
+    assert rates[0] < best(tried) < rates[-1]
+    assert abs(math.log(best(tried) / peak)) <= math.log(3) / 2 + 0.1
+    assert len(asked) == len(set(asked)) == len(tried)
+
+
+def test_a_search_that_was_interrupted_goes_on(tmp_path):
+    path, asked = tmp_path / "search.json", []
+    path.write_text(json.dumps({"0.0015": 0.5, "0.0045": 0.6}))
+    tried = bracketed([1.5e-3, 4.5e-3], trials(1e-2, asked), path)
+    assert 0.0015 not in asked
+    assert json.loads(path.read_text()) == tried
+
+
+def test_a_rate_at_which_training_fails_counts_as_zero(tmp_path):
+    def trial(rate):
+        if rate > 5e-3:
+            raise FloatingPointError("the loss is no number")
+        return rate
+
+    tried = bracketed([1.5e-3, 4.5e-3], trial, tmp_path / "search.json")
+    assert best(tried) == 4.5e-3
+    assert tried["0.013"] == 0
+
+
+def test_a_search_without_an_end_stops(tmp_path):
+    assert len(bracketed([1.5e-3, 4.5e-3], lambda rate: rate, tmp_path / "search.json")) == 9
+
+
+def test_of_equal_rates_the_middle_one_is_best():
+    assert best({"0.001": 0.9, "0.003": 0.9, "0.009": 0.9, "0.027": 0.5}) == 0.003
