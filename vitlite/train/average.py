@@ -40,5 +40,5 @@ class Average:
         """Move towards the model's weights; other state, such as a batch norm's, is taken over as it is."""
         follow = get_ema_multi_avg_fn(self.decay_at(step))
         follow(list(self.model.parameters()), list(model.parameters()), None)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        for average, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(latest)
