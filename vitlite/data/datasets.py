@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision.datasets.utils import download_url
 from torchvision.transforms.functional import center_crop, resize
 
-from . import augment, scenes
+from vitlite.data import augment, scenes
 
 __all__ = ["Split", "Splits", "load"]
 
