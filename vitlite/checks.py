@@ -1,4 +1,9 @@
-"""What numbers, sizes, grids and tensors must be at the border: one check and one message for each."""
+"""What numbers, sizes, grids and tensors must be: one check and one message for each.
+
+The rule: a value is checked where a user hands it in, once, and nowhere behind. So a configuration checks its fields, a
+model its images at the door of ``ViT``, an analysis its maps; what these call trusts them. ``PatchEmbed`` and
+``Attention`` check their input where they stand alone, and not inside a ``ViT``.
+"""
 
 from __future__ import annotations
 
