@@ -109,10 +109,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     image_size = getattr(config, "image_size", None)  # any size will do for a ResNet
     split = getattr(data.load(options.data, image_size=image_size), options.split)
     if told["classes"] and list(told["classes"]) != list(split.classes):
-        raise ValueError(
-            f"{options.model} was trained on the classes {', '.join(told['classes'])}; {options.data} has "
-            f"{', '.join(split.classes)}; evaluate on a set with the same classes in the same order"
-        )
+        raise ValueError(f"{options.model} was trained on the classes {', '.join(told['classes'])}; {options.data} has "
+                         f"{', '.join(split.classes)}; evaluate on a set with the same classes in the same order")
     if told["mean"]:
         split = dataclasses.replace(split, mean=tuple(told["mean"]), std=tuple(told["std"]))
     loss, accuracy = evaluate(model, split)

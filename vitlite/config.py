@@ -128,9 +128,8 @@ class ViTConfig:
         """
         variant, _, patch = str(name).partition("/")
         if variant not in VARIANTS or not patch.isdecimal():
-            raise ValueError(
-                f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like 'B/16'"
-            )
+            raise ValueError(f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like "
+                             "'B/16'")
         shape = dict(zip(("embed_dim", "depth", "num_heads", "mlp_dim"), VARIANTS[variant], strict=True))
         return cls(**({"patch_size": int(patch)} | shape | changes))
 

@@ -64,9 +64,8 @@ class MaskedPatches(nn.Module):
         super().__init__()
         config = vit.config
         if not len(mean) == len(std) == config.in_channels:
-            raise ValueError(
-                f"the model reads {config.in_channels} channels, mean has {len(mean)} and std {len(std)} figures"
-            )
+            raise ValueError(f"the model reads {config.in_channels} channels, mean has {len(mean)} and std {len(std)} "
+                             "figures")
         if target not in ("colour", "pixels"):
             raise ValueError(f"target is {target!r}; expected 'colour' or 'pixels'")
         self.vit, self.target, self.patch_size = vit, target, pair(config.patch_size)
@@ -223,16 +222,12 @@ def masked_patches(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[T
 def _whole_share(mask_ratio: float, patches: int) -> int:
     """How many of the patches are corrupted."""
     if not 0 < mask_ratio < 1:
-        raise ValueError(
-            f"mask_ratio is {mask_ratio}; expected above 0, or there is nothing to predict, and below 1, or nothing to "
-            "predict it from"
-        )
+        raise ValueError(f"mask_ratio is {mask_ratio}; expected above 0, or there is nothing to predict, and below 1, "
+                         "or nothing to predict it from")
     share = round(mask_ratio * patches)
     if not 0 < share < patches:
-        raise ValueError(
-            f"mask_ratio is {mask_ratio}: of {patches} patches that is {share}; expected at least one to corrupt and "
-            "one to keep; change the ratio, or make patches smaller"
-        )
+        raise ValueError(f"mask_ratio is {mask_ratio}: of {patches} patches that is {share}; expected at least one to "
+                         "corrupt and one to keep; change the ratio, or make patches smaller")
     return share
 
 

@@ -176,11 +176,9 @@ def match(
             return ResNet(best[0])
         if above == 0:  # even the narrowest is too large, and deeper ones are larger still
             break
-    raise ValueError(
-        f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} {by}; the nearest has {best[1]:,} "
-        f"({best[1] / target - 1:+.1%}) at width {best[0].width} with {best[0].blocks} blocks a stage; pass a larger "
-        "tolerance, or other blocks (None tries 2 to 9)"
-    )
+    raise ValueError(f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} {by}; the nearest has "
+                     f"{best[1]:,} ({best[1] / target - 1:+.1%}) at width {best[0].width} with {best[0].blocks} blocks "
+                     "a stage; pass a larger tolerance, or other blocks (None tries 2 to 9)")
 
 
 # ---- the parts, which the hybrid's stems share

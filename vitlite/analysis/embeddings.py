@@ -137,10 +137,8 @@ def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     rows, cols = pair(grid, "grid")
     flat = table[0] if table.ndim == 3 and len(table) == 1 else table
     if flat.ndim != 2 or len(flat) < rows * cols:
-        raise ValueError(
-            f"table has shape {list(table.shape)}; expected [prefix + {rows * cols}, D]: a row for each of the "
-            f"{rows}×{cols} patches, after those of class token and the like"
-        )
+        raise ValueError(f"table has shape {list(table.shape)}; expected [prefix + {rows * cols}, D]: a row for each "
+                         f"of the {rows}×{cols} patches, after those of class token and the like")
     unit = torch.nn.functional.normalize(flat.to(precision(flat)), dim=-1)
     return unit[: -rows * cols], unit[-rows * cols :].unflatten(0, (rows, cols))
 

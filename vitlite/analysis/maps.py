@@ -49,10 +49,8 @@ def _check_shape(layer: Tensor, number: int, first: torch.Size | None) -> None:
         raise TypeError(f"attention of layer {number} is {type(layer).__name__}; expected a tensor [batch, heads, "
                         "tokens, tokens] (fused attention forms none: ask for explicit attention)")
     if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2] or not layer.numel():
-        raise ValueError(
-            f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, tokens], "
-            "one such tensor a layer (put a single layer into a list)"
-        )
+        raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, "
+                         "tokens], one such tensor a layer (put a single layer into a list)")
     if layer.shape != first:
         raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}, of layer 1 {list(first)}; all "
                          "layers must agree")
@@ -70,10 +68,8 @@ def _check_rows(layer: Tensor, number: int) -> None:
         advice = "its columns do: pass attention.transpose(-2, -1)"
     else:
         advice = "pass the weights after the softmax, before dropout (model.eval()), with the columns of all tokens"
-    raise ValueError(
-        f"the rows of layer {number} do not sum to 1: sums from {sums.min().item():.3g} to {sums.max().item():.3g}, "
-        f"smallest weight {least.item():.3g}; {advice}"
-    )
+    raise ValueError(f"the rows of layer {number} do not sum to 1: sums from {sums.min().item():.3g} to "
+                     f"{sums.max().item():.3g}, smallest weight {least.item():.3g}; {advice}")
 
 
 def check_tensor(values: Tensor, name: str, expected: str) -> None:

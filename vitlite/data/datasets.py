@@ -88,10 +88,8 @@ class Split:
             ValueError: if ``n`` is less than one image a class, or more than there are.
         """
         if not len(self.classes) <= n <= len(self):
-            raise ValueError(
-                f"a subset of {n} images was asked for; it must have at least one image for each of the "
-                f"{len(self.classes)} classes and at most the {len(self)} that are there"
-            )
+            raise ValueError(f"a subset of {n} images was asked for; it must have at least one image for each of the "
+                             f"{len(self.classes)} classes and at most the {len(self)} that are there")
         chosen = torch.from_numpy(_balanced_order(self.labels.cpu().numpy(), seed)[:n]).to(self.images.device)
         masks = None if self.masks is None else self.masks[chosen]
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], masks=masks)
@@ -180,14 +178,10 @@ def load(
 def _not_found(name: str) -> Exception:
     """The error for a name that is neither a known set nor a path."""
     if os.sep in name or Path(name).suffix:
-        return FileNotFoundError(
-            f"there is no {name!r}: give the path of an .npz file or of a folder of class folders"
-        )
+        return FileNotFoundError(f"there is no {name!r}: give the path of an .npz file or of a folder of class folders")
     near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.4) or NAMES
-    return ValueError(
-        f"no data set is called {name!r}, and no file or folder either. Nearest known: {', '.join(near)}. "
-        "Otherwise give the path of an .npz file or of a folder of class folders"
-    )
+    return ValueError(f"no data set is called {name!r}, and no file or folder either. Nearest known: "
+                      f"{', '.join(near)}. Otherwise give the path of an .npz file or of a folder of class folders")
 
 
 def _data_root(root: str | Path | None) -> Path:
@@ -203,14 +197,10 @@ def _data_root(root: str | Path | None) -> Path:
 # --- from arrays to splits --------------------------------------------------------------------------------
 
 
-def _load_scenes(
-    train_images: int, held_out: int, image_size: Size, seed: int, cues: scenes.Cues | None
-) -> Splits:
+def _load_scenes(train_images: int, held_out: int, image_size: Size, seed: int, cues: scenes.Cues | None) -> Splits:
     for what, n in (("train_images", train_images), ("held_out", held_out)):
         if n < len(scenes.CLASSES):
-            raise ValueError(
-                f"{what} is {n}; it must be at least {len(scenes.CLASSES)}, one scene for each class"
-            )
+            raise ValueError(f"{what} is {n}; it must be at least {len(scenes.CLASSES)}, one scene for each class")
     parts = []
     for split, n in (("train", train_images), ("validation", held_out), ("test", held_out)):
         indices = SCENES_START[split] + np.arange(n)
@@ -270,10 +260,8 @@ def _hold_out(labels: np.ndarray, share: float, classes: tuple[str, ...]) -> tup
     for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
-            raise ValueError(
-                f"class {name!r} has {len(members)} training image(s) and one is held out; "
-                "at least two are needed: add images or leave the class out"
-            )
+            raise ValueError(f"class {name!r} has {len(members)} training image(s) and one is held out; at least two "
+                             "are needed: add images or leave the class out")
         held[members[: max(1, round(share * len(members)))]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -331,21 +319,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             missing = [name for name in names if name not in file.files]
             if missing:
                 found = ", ".join(file.files) or "none"
-                raise ValueError(
-                    f"{path} has no array {', '.join(missing)}; it has {found}. Expected {wanted}"
-                )
+                raise ValueError(f"{path} has no array {', '.join(missing)}; it has {found}. Expected {wanted}")
             arrays = {name: file[name] for name in names}
     except (BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as .npz ({error}). Expected {wanted}; write it again"
-        ) from error
+        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; write it again") from error
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(
-            f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
-            "save classes as an array of str, images as uint8"
-        ) from error
+        raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
+                         "save classes as an array of str, images as uint8") from error
     _check_arrays(path, arrays)
     return arrays
 
@@ -353,39 +335,25 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     classes = arrays["classes"]
     if classes.ndim != 1 or classes.dtype.kind != "U":
-        raise ValueError(
-            f"{path}: classes is {_form(classes)}; expected one str for each class, in one dimension"
-        )
+        raise ValueError(f"{path}: classes is {_form(classes)}; expected one str for each class, in one dimension")
     if len(classes) < 2:
-        raise ValueError(
-            f"{path}: classes names {len(classes)} class(es); at least two are needed to tell apart"
-        )
+        raise ValueError(f"{path}: classes names {len(classes)} class(es); at least two are needed to tell apart")
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:
-            raise ValueError(
-                f"{path}: {split}_images is {_form(images)}; expected uint8 [N, H, W, C], none 0"
-            )
+            raise ValueError(f"{path}: {split}_images is {_form(images)}; expected uint8 [N, H, W, C], none 0")
         if images.shape[3] > 4 >= images.shape[1]:
-            raise ValueError(
-                f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected "
-                "[N, H, W, C]: transpose with images.transpose(0, 2, 3, 1)"
-            )
+            raise ValueError(f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected [N, H, "
+                             "W, C]: transpose with images.transpose(0, 2, 3, 1)")
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"{path}: {split}_labels is {_form(labels)}; expected {len(images)} integers, "
-                "one for each image"
-            )
+            raise ValueError(f"{path}: {split}_labels is {_form(labels)}; expected {len(images)} integers, one for "
+                             "each image")
         if labels.min() < 0 or labels.max() >= len(classes):
-            raise ValueError(
-                f"{path}: {split}_labels go from {labels.min()} to {labels.max()}; with "
-                f"{len(classes)} classes they must lie in 0 to {len(classes) - 1}"
-            )
+            raise ValueError(f"{path}: {split}_labels go from {labels.min()} to {labels.max()}; with {len(classes)} "
+                             f"classes they must lie in 0 to {len(classes) - 1}")
     if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
         train, test = (list(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test"))
-        raise ValueError(
-            f"{path}: training images are {train}, test images {test}; expected one shape [H, W, C]"
-        )
+        raise ValueError(f"{path}: training images are {train}, test images {test}; expected one shape [H, W, C]")
 
 
 def _form(array: np.ndarray) -> str:
@@ -399,18 +367,14 @@ def _load_folder(path: Path, train_images: int | None, image_size: Size | None, 
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(folders) < 2:
         found = f"only {folders[0].name!r}" if folders else "none"
-        raise ValueError(
-            f"{path} must hold one folder of images for each class, at least two; it holds {found}"
-        )
+        raise ValueError(f"{path} must hold one folder of images for each class, at least two; it holds {found}")
     files, labels = [], []
     for label, folder in enumerate(folders):
         visible = (p for p in folder.iterdir() if not p.name.startswith("."))
         here = sorted(p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES)
         if len(here) < 3:
-            raise ValueError(
-                f"class folder {folder} holds {len(here)} image(s); at least three are needed, one for each "
-                f"split. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
+            raise ValueError(f"class folder {folder} holds {len(here)} image(s); at least three are needed, one for "
+                             f"each split. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
         files += here
         labels += [label] * len(here)
     classes, labels = tuple(folder.name for folder in folders), np.array(labels)
@@ -431,15 +395,11 @@ def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
             with Image.open(file) as image:
                 pixels = np.array(image.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(
-                f"{file} cannot be read as an image ({error}): replace it or take it out"
-            ) from error
+            raise ValueError(f"{file} cannot be read as an image ({error}): replace it or take it out") from error
         images.append(_fit(_channels_first(pixels[None]), size)[0])
         if images[-1].shape != images[0].shape:
             first, this = (f"{i.shape[1]}×{i.shape[2]}" for i in (images[0], images[-1]))
-            raise ValueError(
-                f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size"
-            )
+            raise ValueError(f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size")
     return torch.stack(images)
 
 
@@ -495,8 +455,7 @@ def _fetch_cifar(archive: _Archive, path: Path) -> None:
         if error.errno != errno.ENOSPC:
             raise
         raise OSError(
-            errno.ENOSPC,
-            f"no space left for {path}: free 600 MB there, or set VITLITE_DATA to a folder with room",
+            errno.ENOSPC, f"no space left for {path}: free 600 MB there, or set VITLITE_DATA to a folder with room"
         ) from error
 
 
@@ -505,10 +464,8 @@ def _download(archive: _Archive, folder: Path, path: Path) -> None:
     try:
         download_url(archive.url, folder, "archive.tar.gz", archive.md5)
     except RuntimeError as error:  # torchvision's word for a wrong checksum
-        raise RuntimeError(
-            f"{archive.url} did not arrive whole: its MD5 is not {archive.md5}. "
-            f"Nothing was kept; try again, {instead}"
-        ) from error
+        raise RuntimeError(f"{archive.url} did not arrive whole: its MD5 is not {archive.md5}. Nothing was kept; try "
+                           f"again, {instead}") from error
     except (OSError, HTTPException) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise

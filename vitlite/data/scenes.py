@@ -58,9 +58,7 @@ class Cues:
         for field in fields(self):
             strength = getattr(self, field.name)
             if not 0 <= strength <= 1:
-                raise ValueError(
-                    f"cue {field.name} is {strength}; a strength lies between 0 (nothing) and 1 (all)"
-                )
+                raise ValueError(f"cue {field.name} is {strength}; a strength lies between 0 (nothing) and 1 (all)")
 
 
 # --- random numbers ---------------------------------------------------------------------------------------
@@ -119,9 +117,7 @@ CLUTTER_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def _draw(
-    seed: int, indices: Array, purpose: str, ranges: dict[str, tuple[float, float]]
-) -> dict[str, Array]:
+def _draw(seed: int, indices: Array, purpose: str, ranges: dict[str, tuple[float, float]]) -> dict[str, Array]:
     """Draw every quantity of ``ranges`` for every index: float32 of the shape of ``indices``."""
     state = random_bits(seed, indices, purpose)
     lanes = _LANE * np.arange(1, len(ranges) + 1, dtype=np.uint64)
@@ -252,9 +248,7 @@ def _duck(x: Array, y: Array) -> Layers:
     neck = _stroke(x, y, (0.34, -0.20), (0.40, 0.36), 0.24)
     head = _disc(x, y, 0.40, 0.44, 0.33)
     beak = _polygon(x, y, (0.60, 0.56), (0.60, 0.22), (1.02, 0.32), (1.02, 0.40))
-    wing = np.maximum(
-        np.abs(_ellipse(x, y, -0.24, -0.24, 0.38, 0.26)) - np.float32(0.03), y + np.float32(0.24)
-    )
+    wing = np.maximum(np.abs(_ellipse(x, y, -0.24, -0.24, 0.38, 0.26)) - np.float32(0.03), y + np.float32(0.24))
     eye = _disc(x, y, 0.46, 0.52, 0.12)
     pupil = _disc(x, y, 0.49, 0.52, 0.07)
     return _union(body, tail, neck, head, beak), np.maximum(beak, -head), eye, _union(pupil, wing)
@@ -303,14 +297,8 @@ def _fir(x: Array, y: Array) -> Layers:
 
 def _cactus(x: Array, y: Array) -> Layers:
     trunk = _stroke(x, y, (0.0, -0.60), (0.0, 0.64), 0.26)
-    left, hand = (
-        _stroke(x, y, (0.0, -0.20), (-0.56, -0.20), 0.13),
-        _stroke(x, y, (-0.58, -0.18), (-0.58, 0.26), 0.15),
-    )
-    right, other = (
-        _stroke(x, y, (0.0, 0.04), (0.56, 0.04), 0.13),
-        _stroke(x, y, (0.58, 0.06), (0.58, 0.50), 0.15),
-    )
+    left, hand = (_stroke(x, y, (0.0, -0.20), (-0.56, -0.20), 0.13), _stroke(x, y, (-0.58, -0.18), (-0.58, 0.26), 0.15))
+    right, other = (_stroke(x, y, (0.0, 0.04), (0.56, 0.04), 0.13), _stroke(x, y, (0.58, 0.06), (0.58, 0.50), 0.15))
     pot = _polygon(x, y, (-0.46, -0.50), (-0.34, -0.98), (0.34, -0.98), (0.46, -0.50))
     flower = _disc(x, y, 0.0, 0.90, 0.13)
     return _union(trunk, left, hand, right, other, pot, flower), pot, flower, None
@@ -444,10 +432,7 @@ CLASSES = tuple(KINDS)
 
 
 def render(
-    indices: Sequence[int] | Array,
-    seed: int = 0,
-    image_size: int | tuple[int, int] = 32,
-    cues: Cues | None = None,
+    indices: Sequence[int] | Array, seed: int = 0, image_size: int | tuple[int, int] = 32, cues: Cues | None = None
 ) -> tuple[Array, Array, Array]:
     """Draw scenes.
 
@@ -581,9 +566,7 @@ def _add_clutter(canvas: Array, c: dict[str, Array], x: Array, y: Array, pixel: 
     distance = np.sqrt(a * a + b * b) - c["round"]
     distance = np.where(c["hollow"] > 0.03, np.abs(distance) - c["hollow"], distance)
     depth = np.where(np.abs(c["stripes"]) > 0.15, c["stripes"], np.float32(0))
-    colour = _rgb(c["hue"], c["saturation"], c["value"]) * (
-        np.float32(1) + depth * _triangle(u * np.float32(3.5))
-    )
+    colour = _rgb(c["hue"], c["saturation"], c["value"]) * (np.float32(1) + depth * _triangle(u * np.float32(3.5)))
     _blend(canvas, colour, _coverage(distance, pixel) * c["opacity"])
 
 
@@ -621,18 +604,14 @@ def _pattern(which: Array, u: Array, v: Array, gain: Array) -> Array:
     return pattern
 
 
-def _add_object(
-    canvas: Array, scene: dict[str, Array], grain: Array, x: Array, y: Array, pixel: np.float32
-) -> Array:
+def _add_object(canvas: Array, scene: dict[str, Array], grain: Array, x: Array, y: Array, pixel: np.float32) -> Array:
     """Paint the object and its shadow; return its mask [n, H, W]."""
     u, v = _object_coordinates(scene, x, y)
     silhouette, accent, light, ink = _drawing(scene["shape"].reshape(-1), u, v)
     scale, own_pixel = scene["scale"], pixel / scene["scale"]
     waves = scale / scene["period"]
     gain = np.minimum(np.float32(3), scene["period"] * np.float32(0.5) / pixel)
-    pattern = _pattern(
-        scene["texture"].reshape(-1), u * waves + scene["phase_u"], v * waves + scene["phase_v"], gain
-    )
+    pattern = _pattern(scene["texture"].reshape(-1), u * waves + scene["phase_u"], v * waves + scene["phase_v"], gain)
 
     hues = np.array([kind.hue for kind in KINDS.values()], dtype=np.float32)
     hue = hues[scene["hue"]] + scene["hue_jitter"]

@@ -93,10 +93,9 @@ def similarity_explorer(similarity: Array, title: str = "Position similarity") -
         "columns": 2,
         **_bytes(values.reshape(rows * cols, -1), *scale),
     }
-    description = (
-        f"The cosine similarity of each of {rows} × {cols} position embeddings with all of them, between "
-        f"{_short(scale[0])} and {_short(scale[1])}: left a small map for each position, right the chosen one. {POINT}"
-    )
+    description = (f"The cosine similarity of each of {rows} × {cols} position embeddings with all of them, between "
+                   f"{_short(scale[0])} and {_short(scale[1])}: left a small map for each position, right the chosen "
+                   f"one. {POINT}")
     return _explorer(title, description, figure, "keep every second position, similarity[::2, ::2, ::2, ::2]")
 
 
@@ -154,15 +153,12 @@ def attention_explorer(
         **_bytes(maps.reshape(-1, tokens), 0.0, maps[..., len(prefix) :].max(-1).ravel(), len(prefix)),
     }
     queries = "patch" + "".join(f" or {name}" for name in prefix)
-    description = (
-        f"Self-attention in one image of {rows} × {cols} patches, {shown} of {depth} layers, {heads} heads: left the "
-        f"image, right how much the chosen {queries} attends to each patch. Sliders choose layer and head. {POINT}"
-    )
+    description = (f"Self-attention in one image of {rows} × {cols} patches, {shown} of {depth} layers, {heads} heads: "
+                   f"left the image, right how much the chosen {queries} attends to each patch. Sliders choose layer "
+                   f"and head. {POINT}")
     fewer = tuple(chosen[::2]) if shown > 1 else "…"
-    advice = (
-        f"{shown} layers × {heads} heads × {tokens}² tokens; leave out layers (layers={fewer}) or heads "
-        "([layer[:4] for layer in attention]), or average them ([layer.mean(0)[None] for layer in attention])"
-    )
+    advice = (f"{shown} layers × {heads} heads × {tokens}² tokens; leave out layers (layers={fewer}) or heads "
+              "([layer[:4] for layer in attention]), or average them ([layer.mean(0)[None] for layer in attention])")
     return _explorer(title, description, figure, advice)
 
 
@@ -208,10 +204,8 @@ def rollout_explorer(
         "columns": 2 if count == 1 else 4,
         **_bytes(values.reshape(count * depth, -1), 0.0, values.max((2, 3)).ravel()),
     }
-    description = (
-        f"{_capital(label)} over {count} image{'s' * (count > 1)} of {grid[0]} × {grid[1]} patches, after "
-        f"each of {depth} layers, each image beside its map. A slider chooses the layer. {POINT}"
-    )
+    description = (f"{_capital(label)} over {count} image{'s' * (count > 1)} of {grid[0]} × {grid[1]} patches, after "
+                   f"each of {depth} layers, each image beside its map. A slider chooses the layer. {POINT}")
     return _explorer(title, description, figure, "pass fewer images, or fewer layers")
 
 
@@ -261,11 +255,8 @@ def resolution_explorer(
         **_bytes(padded, *scale),
     }
     first, last = tables[0].shape, tables[-1].shape
-    description = (
-        f"{_capital(label)}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × {first[1]} "
-        f"positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. "
-        f"{POINT}"
-    )
+    description = (f"{_capital(label)}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × "
+                   f"{first[1]} positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. {POINT}")
     return _explorer(title, description, figure, "pass fewer tables")
 
 
@@ -304,18 +295,15 @@ def _attention(layer: Array, number: int) -> np.ndarray:
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim == 4:
-        raise ValueError(
-            f"attention of layer {number} is of {len(array)} images: choose one, [layer[0] for layer in attention]"
-        )
+        raise ValueError(f"attention of layer {number} is of {len(array)} images: choose one, [layer[0] for layer in "
+                         "attention]")
     array = _values(array, f"attention of layer {number}", 3, "[heads, tokens, tokens]")
     if array.shape[1] != array.shape[2]:
         raise ValueError(f"attention of layer {number} has shape {array.shape}, expected [heads, tokens, tokens]")
     sums = array.sum(-1)
     if array.min() < 0 or np.abs(sums - 1).max() > 0.02:  # bfloat16 rows miss 1 by up to 0.01
-        raise ValueError(
-            f"attention of layer {number} has rows that sum to {sums.min():.3g} … {sums.max():.3g}, not to 1: pass the "
-            "weights after the softmax, of all tokens"
-        )
+        raise ValueError(f"attention of layer {number} has rows that sum to {sums.min():.3g} … {sums.max():.3g}, not "
+                         "to 1: pass the weights after the softmax, of all tokens")
     return array
 
 
@@ -323,9 +311,8 @@ def _prefix(tokens: int, rows: int, cols: int) -> list[str]:
     """Names of the tokens before the patches."""
     count = tokens - rows * cols
     if count < 0:
-        raise ValueError(
-            f"attention is of {tokens} tokens, grid is ({rows}, {cols}): pass the rows and columns of patches"
-        )
+        raise ValueError(f"attention is of {tokens} tokens, grid is ({rows}, {cols}): pass the rows and columns of "
+                         "patches")
     return ["class token", *(f"prefix token {number}" for number in range(2, count + 1))][:count]
 
 

@@ -85,11 +85,7 @@ def use_style() -> None:
 
 
 def image_grid(
-    images: Array,
-    titles: Sequence[str] | None = None,
-    columns: int = 8,
-    size: float = 1.2,
-    title: str | None = None,
+    images: Array, titles: Sequence[str] | None = None, columns: int = 8, size: float = 1.2, title: str | None = None
 ) -> Figure:
     """Draw images side by side, row by row.
 
@@ -511,10 +507,8 @@ def _patch_counts(height: int, width: int, patch_size: int | tuple[int, int]) ->
     tall, wide = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
     for side, patch in ((height, tall), (width, wide)):
         if patch < 1 or side % patch:
-            raise ValueError(
-                f"image is {height}×{width}, patch size is {tall}×{wide}: {side} is not a multiple of "
-                f"{patch}; crop or pad the image, or pass another patch_size"
-            )
+            raise ValueError(f"image is {height}×{width}, patch size is {tall}×{wide}: {side} is not a multiple of "
+                             f"{patch}; crop or pad the image, or pass another patch_size")
     return height // tall, width // wide, (tall, wide)
 
 

@@ -60,10 +60,8 @@ def as_images(images: Array) -> np.ndarray:
         array = array / 255
     low, high = array.min(), array.max()
     if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(
-            f"float images must lie in [0, 1], these in [{low:.3g}, {high:.3g}]: "
-            "undo the normalisation first (images * std + mean)"
-        )
+        raise ValueError(f"float images must lie in [0, 1], these in [{low:.3g}, {high:.3g}]: undo the normalisation "
+                         "first (images * std + mean)")
     return array.clip(0, 1)
 
 

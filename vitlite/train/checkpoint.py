@@ -88,10 +88,8 @@ def _refuse_another(path: Path, there: dict, here: dict) -> None:
     if differ:
         shown = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:3])
         more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise ValueError(
-            f"checkpoint {path} belongs to another run ({shown}{more}); "
-            "give this run another checkpoint path, or remove that file to start afresh"
-        )
+        raise ValueError(f"checkpoint {path} belongs to another run ({shown}{more}); give this run another checkpoint "
+                         "path, or remove that file to start afresh")
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:

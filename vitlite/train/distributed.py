@@ -95,7 +95,5 @@ def agree(step: int, device: torch.device) -> None:
     """
     size = world().size
     if size > 1 and sum_over_all(torch.tensor(step, device=device)).item() != step * size:
-        raise RuntimeError(
-            f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint must lie where "
-            "all processes see it; or remove it to start afresh"
-        )
+        raise RuntimeError(f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint "
+                           "must lie where all processes see it; or remove it to start afresh")

@@ -115,10 +115,9 @@ def _ask(teacher: nn.Module, images: Tensor, answers: Tensor) -> Tensor:
     with torch.no_grad():
         taught = teacher.to(images.device).eval()(images).float()
     if taught.shape != answers.shape:
-        raise ValueError(
-            f"the teacher's logits have shape {list(taught.shape)}, the student's {list(answers.shape)}: both need the "
-            "same classes in the same order; train or fine-tune the teacher on the student's data set"
-        )
+        raise ValueError(f"the teacher's logits have shape {list(taught.shape)}, the student's {list(answers.shape)}: "
+                         "both need the same classes in the same order; train or fine-tune the teacher on the "
+                         "student's data set")
     return taught
 
 

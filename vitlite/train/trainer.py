@@ -229,10 +229,8 @@ class Trainer:
         at_once = min(self.recipe.micro_batch or max(1, count // size), count)
         number, rest = divmod(count, at_once)
         if rest or number % size:
-            raise ValueError(
-                f"a batch of {count} images in pieces of {at_once} cannot be shared evenly by {size} process(es); "
-                "choose batch_size and micro_batch so that it can"
-            )
+            raise ValueError(f"a batch of {count} images in pieces of {at_once} cannot be shared evenly by {size} "
+                             "process(es); choose batch_size and micro_batch so that it can")
         share = number // size
         return {i: slice(i * at_once, (i + 1) * at_once) for i in range(rank * share, (rank + 1) * share)}
 
@@ -320,10 +318,8 @@ class Trainer:
             if size == 1 or not lost:
                 raise
             go_on = f"the same command resumes from {self.checkpoint}" if self.checkpoint else "start it again"
-            raise RuntimeError(
-                f"process {rank} of {size} lost the others at step {self.step}: one of them died or is silent, so this "
-                f"run ends here; {go_on}. ({str(error).splitlines()[0]})"
-            ) from error
+            raise RuntimeError(f"process {rank} of {size} lost the others at step {self.step}: one of them died or is "
+                               f"silent, so this run ends here; {go_on}. ({str(error).splitlines()[0]})") from error
 
     def _save(self) -> None:
         if self.checkpoint is None or self.world.rank > 0:
