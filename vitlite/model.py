@@ -1,8 +1,8 @@
 """The Vision Transformer, Eq. 1 to 4 of Dosovitskiy et al. (2021), and nothing else.
 
-Read it from top to bottom: an image becomes patches (``PatchEmbed``), tokens talk to each other
-(``Attention``), each thinks alone (``Mlp``), both steps make a ``Block``, and ``ViT`` stacks them.
-The letters are the paper's: B images, N patches, D = ``embed_dim``, h heads, T = N + 1 tokens.
+Read it from top to bottom: an image becomes patches (``PatchEmbed``), tokens talk to each other (``Attention``), each
+thinks alone (``Mlp``), both steps make a ``Block``, and ``ViT`` stacks them. The letters are the paper's: B images, N
+patches, D = ``embed_dim``, h heads, T = N + 1 tokens.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ class ViT(nn.Module):
 
     Args:
         config: Its shape.
-        patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default
-            the linear map of the paper.
+        patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default the linear map
+            of the paper.
 
     Example:
         >>> model = ViT(ViTConfig(image_size=32, patch_size=4, num_classes=10, embed_dim=64, depth=2,
@@ -250,7 +250,7 @@ class ViT(nn.Module):
         return self.dropout(z + (F.pad(table, (0, 0, bare, 0)) if bare else table))
 
     def position_table(self) -> Tensor | None:
-        """What is added to the tokens: ``[1, prefix + N, D]``, or ``[1, N, D]`` where prefix tokens carry none.
+        """What is added to the tokens: ``[1, prefix + N, D]``, or ``[1, N, D]`` where prefix tokens have none.
 
         None without positions, and with relative ones, which have no vector for a position.
         """
@@ -277,12 +277,10 @@ class ViT(nn.Module):
 
         Args:
             images: ``[B, C, H, W]``, floating point, normalised as in training.
-            return_attention: Also return the attention weights of every layer. They are computed explicitly,
-                since fused attention never forms them.
+            return_attention: Also return the attention weights of every layer, which fused attention never forms.
 
         Returns:
-            Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows
-            summing to 1.
+            Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows summing to 1.
 
         Raises:
             ValueError: If the images do not have the configured size and channels.
@@ -293,25 +291,13 @@ class ViT(nn.Module):
         return (logits, maps) if return_attention else logits
 
     def forward_heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the class head and of the distillation head, each ``[B, classes]``; ``forward`` takes their mean.
-
-        Raises:
-            ValueError: If the model has no distillation token, or the images do not fit.
-            TypeError: If the images are not floating point.
-        """
+        """Logits of the class and of the distillation head, each ``[B, classes]``; ``forward`` takes their mean."""
         if self.distillation_head is None:
             raise ValueError("this model has one head; build it with ViTConfig(distillation=True) for a second")
         return self._heads(self._encode(self.embed(images))[0])
 
     def iter_attention(self, images: Tensor) -> Iterator[Tensor]:
-        """The same maps as ``return_attention``, one layer at a time, so that one is in memory.
-
-        Args:
-            images: ``[B, C, H, W]``, floating point.
-
-        Yields:
-            ``[B, heads, T, T]`` for each block from the first to the last.
-        """
+        """The maps ``[B, heads, T, T]`` of ``return_attention``, first block first, one in memory at a time."""
         z = self._z0(self.embed(images))
         for block in self.blocks:
             z, attention = block(z, return_attention=True)
@@ -328,9 +314,6 @@ class ViT(nn.Module):
         Args:
             image_size: New image size in pixels; the patch size stays, so the number of tokens changes.
             convention: How positions are resampled: one of ``vitlite.position.CONVENTIONS``.
-
-        Raises:
-            ValueError: If the patch size does not divide the new size, or the convention is unknown.
         """
         model = copy.deepcopy(self)
         model.config = replace(self.config, image_size=image_size)

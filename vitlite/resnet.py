@@ -39,10 +39,6 @@ class ResNetConfig:
         blocks: Blocks in each of the three stages; 6 · blocks + 2 layers in all.
         norm: ``"batch"`` or ``"group"`` (4 groups), after every convolution.
 
-    Raises:
-        TypeError: If a number is no int.
-        ValueError: If a number is below 1, the norm is unknown, or the groups do not divide the width.
-
     Example:
         >>> ResNetConfig(width=16, blocks=9)  # ResNet-56
         ResNetConfig(in_channels=3, num_classes=10, width=16, blocks=9, norm='batch')
@@ -100,18 +96,7 @@ class ResNet(nn.Module):
         return self.feature_map(images).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of each image.
-
-        Args:
-            images: ``[B, C, H, W]`` of any size, floating point, normalised as in training.
-
-        Returns:
-            Logits ``[B, classes]``.
-
-        Raises:
-            ValueError: If the images do not have four axes, or the configured channels second.
-            TypeError: If they are not floating point.
-        """
+        """Normalised float images ``[B, C, H, W]`` of any size -> logits ``[B, classes]``."""
         return self.head(self.features(images))
 
 
@@ -137,9 +122,7 @@ def match(
         tolerance: Largest deviation, as a fraction of the ViT's size.
 
     Raises:
-        TypeError: If ``vit`` is no ViT.
-        ValueError: If ``by`` is neither, the tolerance is negative, or no width comes close enough; the message
-            names the nearest.
+        ValueError: If no width comes close enough; the message names the nearest.
 
     Example:
         >>> vit = ViT.from_name("Ti/16", image_size=224)

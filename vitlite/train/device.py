@@ -39,8 +39,8 @@ def default_device() -> torch.device:
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The reduced precision in which this device gains time, or None.
 
-    CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it.
-    Elsewhere, on Apple's MPS for one, float32: nobody has measured it yet.
+    CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it. Elsewhere,
+    on Apple's MPS for one, float32: nobody has measured it yet.
 
     Example:
         >>> autocast_dtype(torch.device("mps")) is None

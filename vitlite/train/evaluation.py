@@ -39,7 +39,7 @@ def evaluate(
     """Loss and top-1 accuracy of a model over a split.
 
     Args:
-        model: Images ``[B, C, H, W]`` to logits; it is evaluated where its parameters are.
+        model: Images ``[B, C, H, W]`` to logits; it computes where its parameters are.
         split: What to evaluate on.
         batch_size: Images at a time; it does not change the result.
         dtype: Reduced precision to compute in; float32 by default.

@@ -4,8 +4,8 @@ Read ``Trainer.fit`` first, then ``_train_step``: that is the whole of it. What 
 which images a step sees (``batches``), what the device can do (``device``), averaged weights (``average``), saving and
 resuming (``checkpoint``), several processes (``distributed``), reports (``history``, ``callbacks``).
 
-All randomness of step t (which images, which crops, which dropped paths) follows from the seed and t alone.
-So a run that was killed and resumed does exactly what it would have done.
+All randomness of step t (which images, which crops, which dropped paths) follows from the seed and t alone. So a run
+that was killed and resumed does exactly what it would have done.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ class Trainer:
             ``history``.
 
         Raises:
-            FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays
-                at the last good save.
+            FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays at
+                the last good save.
             ValueError: If the checkpoint belongs to another run, or the batch cannot be cut as asked for.
             RuntimeError: If another process of the run died or is silent.
             KeyboardInterrupt: After Ctrl-C, once the run is saved.

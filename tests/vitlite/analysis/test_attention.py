@@ -309,17 +309,17 @@ def test_what_are_no_maps_is_refused(measure, maps, error, message):
 
 
 @pytest.mark.parametrize(
-    ("grid", "patch_size", "message"),
+    ("grid", "patch_size", "error", "message"),
     [
-        ((3, 2), 4, "there are 5 tokens, and a grid of 3×2 has 6 patches"),
-        ((0, 2), 4, r"grid is \(0, 2\); expected two ints"),
-        ((2, 2), 0, "patch_size is 0"),
-        ((2, 2), (4, 4, 3), r"patch_size is \(4, 4, 3\)"),
-        ((2.0, 2), 4, "grid is"),
-        (None, 4, "grid is None; expected two ints"),
-        ((2, 2), 4.0, "patch_size is 4.0; expected two ints"),
+        ((3, 2), 4, ValueError, "there are 5 tokens, and a grid of 3×2 has 6 patches"),
+        ((0, 2), 4, ValueError, "grid is 0×2: both sides must be at least 1"),
+        ((2, 2), 0, ValueError, "patch_size is 0"),
+        ((2, 2), (4, 4, 3), TypeError, r"patch_size is \(4, 4, 3\)"),
+        ((2.0, 2), 4, TypeError, "grid is"),
+        (None, 4, TypeError, "grid is None; expected two ints"),
+        ((2, 2), 4.0, TypeError, "patch_size is 4.0; expected an int, or two"),
     ],
 )
-def test_a_grid_that_does_not_fit_is_refused(grid, patch_size, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_grid_that_does_not_fit_is_refused(grid, patch_size, error, message):
+    with pytest.raises(error, match=message):
         analysis.mean_attention_distance([MAPS], grid, patch_size)
