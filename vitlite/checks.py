@@ -88,8 +88,8 @@ def images(images: Tensor, in_channels: int, image_size: Size | None = None) -> 
         raise ValueError(f"images have shape {list(images.shape)}, expected [batch, {in_channels}, {height}, {width}]: "
                          "four axes, channels second; permute, or add a batch axis with images[None]")
     if not images.is_floating_point():
-        raise TypeError(f"images are {images.dtype}; expected floating point, normalised as in training: (images / 255 "
-                        "- mean) / std")
+        raise TypeError(f"images are {images.dtype}; expected floating point, normalised as in training: "
+                        "(images / 255 - mean) / std")
     if image_size is not None and images.shape[2:] != (height, width):
         raise ValueError(f"image is {images.shape[2]}×{images.shape[3]}, the model was built for {height}×{width}; "
                          "resize the image, or make the model fit it with model.at_resolution((height, width))")

@@ -221,8 +221,8 @@ class RelativeKeys(nn.Module):
         """Logits to add to the content's: scaled queries ``[B, h, T, D/h]`` -> ``[B, h, T, T]``."""
         tokens, width = len(self.index), self.offsets.shape[1]
         if query.ndim != 4 or query.shape[2] != tokens or query.shape[1] * query.shape[3] != width:
-            raise ValueError(f"queries have shape {list(query.shape)}, expected [batch, heads, {tokens}, {width} / "
-                             "heads]")
+            raise ValueError(f"queries have shape {list(query.shape)}, expected "
+                             f"[batch, heads, {tokens}, {width} / heads]")
         zero = self.offsets.new_zeros(1, width)  # the key of a prefix token without position
         keys = torch.cat([self.offsets, zero if self.prefix is None else self.prefix])  # [2N - 1 + 1 or 3, D]
         keys = keys.unflatten(1, (query.shape[1], -1)).permute(1, 2, 0)  # [h, D/h, offsets]
@@ -326,8 +326,8 @@ def interpolate(
         raise TypeError(f"position table is {table.dtype}; expected floating point")
     rows, columns = old_grid
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[1] != prefix_tokens + rows * columns:
-        raise ValueError(f"position table has shape {list(table.shape)}, expected [1, "
-                         f"{prefix_tokens + rows * columns}, D]: {prefix_tokens} prefix tokens and a grid of "
+        raise ValueError(f"position table has shape {list(table.shape)}, expected "
+                         f"[1, {prefix_tokens + rows * columns}, D]: {prefix_tokens} prefix tokens and a grid of "
                          f"{rows}×{columns}; check old_grid and prefix_tokens")
     if tuple(new_grid) == tuple(old_grid):
         return table

@@ -16,12 +16,7 @@ __all__ = ["attention_entropy", "class_attention", "mean_attention_distance", "u
 
 @torch.no_grad()
 def mean_attention_distance(
-    attention: Iterable[Tensor],
-    grid: tuple[int, int],
-    patch_size: int | tuple[int, int],
-    *,
-    per_image: bool = False,
-    include_prefix: bool = False,
+    attention: Iterable[Tensor], grid: tuple[int, int], patch_size: int | tuple[int, int], *, per_image: bool = False
 ) -> Tensor:
     """How far each head looks: the distance between query and key patch, averaged with the attention weights.
 
@@ -35,8 +30,6 @@ def mean_attention_distance(
         grid: Rows and columns of patches.
         patch_size: Side of a patch in pixels, or (height, width).
         per_image: Keep the images apart, to see their spread, or to join batches: ``torch.cat(parts, dim=-1)``.
-        include_prefix: Do not renormalise: looking at a prefix token counts as distance 0. The result is smaller by the
-            share of attention that such tokens get.
 
     Returns:
         ``[layers, heads]``, the mean over images, or ``[layers, heads, B]``; pixels; float32, or float64 as the maps.
@@ -51,17 +44,15 @@ def mean_attention_distance(
         prefix = prefix_tokens(layer.shape[-1], grid)
         distances = distances.to(layer.device, precision(layer))
         images = layer[..., prefix:, prefix:]  # [B, heads, N, N]
-        layers.append(torch.stack([_distance(image, distances, include_prefix) for image in images], dim=-1))
+        layers.append(torch.stack([_distance(image, distances) for image in images], dim=-1))
         del layer, images
     each = torch.stack(layers)
     return each if per_image else each.nanmean(dim=-1)
 
 
-def _distance(image: Tensor, distances: Tensor, include_prefix: bool) -> Tensor:
+def _distance(image: Tensor, distances: Tensor) -> Tensor:
     """Of one image: ``[heads, N, N]`` -> ``[heads]``."""
-    looked = (image * distances).sum(dim=-1)  # [heads, N]
-    if not include_prefix:
-        looked = looked / image.sum(dim=-1, dtype=distances.dtype)
+    looked = (image * distances).sum(dim=-1) / image.sum(dim=-1, dtype=distances.dtype)  # [heads, N]
     return looked.nanmean(dim=-1)
 
 

@@ -46,8 +46,8 @@ def _check_shape(layer: Tensor, number: int, first: torch.Size | None) -> None:
         raise TypeError(f"attention of layer {number} is {type(layer).__name__}; expected a tensor [batch, heads, "
                         "tokens, tokens] (fused attention forms none: ask for explicit attention)")
     if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2] or not layer.numel():
-        raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, "
-                         "tokens], one such tensor a layer (put a single layer into a list)")
+        raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}; expected "
+                         "[batch, heads, tokens, tokens], one such tensor a layer (put a single layer into a list)")
     if layer.shape != first:
         raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}, of layer 1 {list(first)}; all "
                          "layers must agree")

@@ -57,8 +57,8 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         1.0
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(f"features have shape {list(features.shape)}, labels {list(labels.shape)}; expected [n, D] "
-                         "and [n]")
+        raise ValueError(f"features have shape {list(features.shape)}, labels {list(labels.shape)}; "
+                         "expected [n, D] and [n]")
     if not len(labels) or labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be ints between 0 and {classes - 1}, and there must be some")
     if not features.isfinite().all():

@@ -64,8 +64,7 @@ def iter_rollout(
         >>> len(list(iter_rollout([torch.eye(3).expand(1, 2, 3, 3)] * 4)))
         4
     """
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion is {fusion!r}; expected one of {', '.join(map(repr, FUSIONS))}")
+    checks.choice(FUSIONS, fusion=fusion)
     if not (0 <= discard < 1 and 0 <= residual < 1):
         raise ValueError(f"discard is {discard} and residual {residual}; both are shares, at least 0 and below 1")
     rollout = None

@@ -342,5 +342,5 @@ def _probabilities(targets: Tensor, count: int, classes: int) -> Tensor:
         return F.one_hot(targets, classes).float()
     if targets.shape == (count, classes):
         return targets.float()
-    raise ValueError(f"targets have shape {list(targets.shape)}; expected labels [{count}] or probabilities [{count}, "
-                     f"{classes}]")
+    raise ValueError(f"targets have shape {list(targets.shape)}; "
+                     f"expected labels [{count}] or probabilities [{count}, {classes}]")

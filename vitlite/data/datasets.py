@@ -324,8 +324,8 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:
             raise ValueError(f"{path}: {split}_images is {_form(images)}; expected uint8 [N, H, W, C], none 0")
         if images.shape[3] > 4 >= images.shape[1]:
-            raise ValueError(f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected [N, H, "
-                             "W, C]: transpose with images.transpose(0, 2, 3, 1)")
+            raise ValueError(f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected "
+                             "[N, H, W, C]: transpose with images.transpose(0, 2, 3, 1)")
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise ValueError(f"{path}: {split}_labels is {_form(labels)}; expected {len(images)} integers, one for "
                              "each image")
