@@ -77,6 +77,12 @@ def test_rooms_on_one_floor_do_not_import_each_other():
     assert [(name, other) for name, other in across if other.split(".")[0] != name.split(".")[0]] == []
 
 
+def test_analysis_and_data_know_tensors_and_no_model():
+    for room in ("analysis", "data"):
+        others = {other for name, other in imported(LIBRARY) if name.split(".")[0] == room}
+        assert {other for other in others if other.split(".")[0] != room} == {"checks"}
+
+
 def test_what_experiments_share_knows_none_of_them():
     assert [(name, other) for name, other in imported(EXPERIMENTS) if name in SHARED and other not in SHARED] == []
 

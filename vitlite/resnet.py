@@ -146,22 +146,19 @@ def match(
         with torch.device("meta"):  # no memory, no numbers
             return size(ResNet(candidate))
 
-    target = size(vit)
-    best = None
+    target, near = size(vit), []
     for number in depths:
         shapes = [replace(config, blocks=number, width=width) for width in WIDTHS]
         above = bisect_left(shapes, target, key=size_of)  # the size grows with the width
-        for shape in shapes[max(above - 1, 0) : above + 1]:
-            count = size_of(shape)
-            if best is None or abs(count - target) < abs(best[1] - target):
-                best = shape, count
-        if abs(best[1] - target) <= tolerance * target:
-            return ResNet(best[0])
+        near += shapes[max(above - 1, 0) : above + 1]
+        best = min(near, key=lambda shape: abs(size_of(shape) - target))
+        if abs(size_of(best) - target) <= tolerance * target:
+            return ResNet(best)
         if above == 0:  # even the narrowest is too large, and deeper ones are larger still
             break
     raise ValueError(f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} {by}; the nearest has "
-                     f"{best[1]:,} ({best[1] / target - 1:+.1%}) at width {best[0].width} with {best[0].blocks} blocks "
-                     "a stage; pass a larger tolerance, or other blocks (None tries 2 to 9)")
+                     f"{size_of(best):,} ({size_of(best) / target - 1:+.1%}) at width {best.width} with {best.blocks} "
+                     "blocks a stage; pass a larger tolerance, or other blocks (None tries 2 to 9)")
 
 
 # ---- the parts, which the hybrid's stems share
