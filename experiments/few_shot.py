@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.families import build
-from experiments.measure import best, fresh_head, loaded, once, trained, tuned, usual_recipe
+from experiments.measure import best, loaded, once, trained, tuned, usual_recipe
 from experiments.statistics import interval
 from vitlite import cost, data
 from vitlite.analysis import linear_probe
@@ -116,7 +116,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         def tune(images: int, rate: float, sets: data.Splits = sets, target: str = target) -> tuple[float, float]:
             mine = sets._replace(train=draw(sets.train, images, seed, 0))
             recipe = _recipe(config, config["steps"], rate, batch_size=config["batch_size"])
-            head = fresh_head(copy.deepcopy(model), len(mine.train.classes))
+            head = copy.deepcopy(model).reset_head(len(mine.train.classes))
             resume = work / f"{where}-{target}-{images}-{rate}.safetensors"
             told = trained(head, mine, recipe, seed=seed, device=config["device"], checkpoint=resume)
             return told["val_accuracy"], told["test_accuracy"]

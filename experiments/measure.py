@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from vitlite import ViT, cost, data
+from vitlite import cost, data
 from vitlite.files import written_whole
-from vitlite.resnet import ResNet
 from vitlite.train import Trainer, evaluate
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train.callbacks import Callback
@@ -20,8 +19,7 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["best", "bracketed", "fresh_head", "images_seen", "loaded", "once", "trained", "tuned", "unmasked",
-           "usual_recipe"]
+__all__ = ["best", "bracketed", "images_seen", "loaded", "once", "trained", "tuned", "unmasked", "usual_recipe"]
 
 loaded = cache(data.load)  # the same splits for every run that names the same set
 
@@ -182,14 +180,3 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
     parts, told = found
     fill(model, parts["model"], f"{path}, from an earlier run,")
     return told["measured"]
-
-
-def fresh_head(model: ViT | ResNet, num_classes: int) -> ViT | ResNet:
-    """Give a model a linear head for these classes that starts at zero, in place (Dosovitskiy et al., Sec. 3.2)."""
-    if isinstance(model, ViT):
-        return model.reset_head(num_classes)
-    model.config = replace(model.config, num_classes=num_classes)
-    model.head = nn.Linear(model.head.in_features, num_classes).to(model.head.weight)
-    for values in model.head.parameters():
-        nn.init.zeros_(values)
-    return model

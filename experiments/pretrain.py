@@ -25,7 +25,7 @@ from pathlib import Path
 from torch import nn
 
 from experiments.families import build
-from experiments.measure import best, fresh_head, loaded, once, trained, tuned, unmasked, usual_recipe
+from experiments.measure import best, loaded, once, trained, tuned, unmasked, usual_recipe
 from experiments.statistics import interval, paired
 from vitlite import data
 from vitlite.train import Trainer
@@ -158,7 +158,7 @@ def _fine_tuned(model: nn.Module, sets: data.Splits, point: dict, config: dict, 
     where = f"{point['family']}-{point['pretraining_images']}-{len(sets.train)}labels-seed{seed}"
 
     def fresh() -> nn.Module:
-        return fresh_head(copy.deepcopy(model), len(sets.train.classes))
+        return copy.deepcopy(model).reset_head(len(sets.train.classes))
 
     def trial(rate: float) -> float:
         recipe = _recipe(config, config["search_steps"], rate)

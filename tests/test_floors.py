@@ -1,16 +1,15 @@
-"""The house has floors: no module imports from a floor above its own, and none in a circle."""
+"""The house has floors: no file imports from a floor above its own, and none in a circle, whether it runs or not."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import vitlite
-
-PACKAGE = Path(vitlite.__file__).parent
-# From the ground up; what is not named stands on its own floor's first matching prefix.
+ROOT = Path(__file__).resolve().parents[1]
+# The rooms of the library from the ground up, by the first part of a file's name.
 FLOORS = [
-    {"analysis", "checks", "files", "plots"},
-    {"data", "explore", "position"},
-    {"config"},
+    {"checks", "files"},
+    {"analysis", "data", "plots", "position"},
+    {"config", "explore"},
     {"model"},
     {"cost"},
     {"resnet"},
@@ -19,73 +18,116 @@ FLOORS = [
     {"train"},
     {"__main__"},
 ]
+# What the experiments share. Everything else in their room is an experiment or a part of one, which may use another.
+SHARED = {"disturb", "families", "measure", "records", "runner", "scale", "statistics", "timing"}
 
 
-def floor(module: str) -> int:
-    return next(level for level, rooms in enumerate(FLOORS) if module.split(".")[0] in rooms)
+def graph(package: Path) -> dict[str, set[str]]:
+    """Each file of a package by its dotted name, and the files of the package that it imports."""
+    paths = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items() if name != "__init__"}
+    return {name: imports(path.read_text(encoding="utf-8"), package.name, paths) for name, path in paths.items()}
 
 
-def modules() -> dict[str, set[str]]:
-    """Each module with the vitlite modules it imports."""
-    known = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
-    return {name: imports(path, name) for name, path in known.items() if name != "__init__"}
-
-
-def imports(path: Path, name: str) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(source: str, package: str, known: dict) -> set[str]:
+    """The files of the package that this code imports, wherever it does: on top, in a function, for types alone."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("vitlite.") for alias in node.names if alias.name.startswith("vitlite.")}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            room = name.split(".")[0]
-            found |= {f"{room}.{node.module or alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "vitlite":
-            found |= {"model" if alias.name in ("ViT", "ViTConfig") else alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vitlite."):
-            found |= {node.module.removeprefix("vitlite.")}
-    return found
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: write {package}'s imports in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    names = {name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}.")}
+    names = {"model" if name in ("ViT", "ViTConfig") else name for name in names}  # which vitlite hands out
+    return {name if name in known else name.rpartition(".")[0] for name in names} & set(known)
 
 
-def test_every_module_has_a_floor():
-    rooms = set.union(*FLOORS)
-    assert {name.split(".")[0] for name in modules()} == rooms
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The files of a circle of imports, the first one again at the end; none if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+LIBRARY, EXPERIMENTS = graph(ROOT / "vitlite"), graph(ROOT / "experiments")
+
+
+def floor(name: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if name.split(".")[0] in rooms)
+
+
+def imported(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
+    return [(name, other) for name, others in graph.items() for other in others]
+
+
+def test_every_room_has_a_floor():
+    assert {name.split(".")[0] for name in LIBRARY} == set.union(*FLOORS)
+    assert set(EXPERIMENTS) > SHARED
 
 
 def test_no_import_runs_upwards():
-    upwards = [
-        f"{name} imports {other}"
-        for name, others in modules().items()
-        for other in others
-        if floor(other) > floor(name)
-    ]
-    assert not upwards
+    assert [pair for pair in imported(LIBRARY) if floor(pair[1]) > floor(pair[0])] == []
 
 
 def test_rooms_on_one_floor_do_not_import_each_other():
-    across = [
-        f"{name} imports {other}"
-        for name, others in modules().items()
-        for other in others
-        if floor(other) == floor(name) and other.split(".")[0] != name.split(".")[0]
-    ]
-    assert not across
+    across = [(name, other) for name, other in imported(LIBRARY) if floor(other) == floor(name)]
+    assert [(name, other) for name, other in across if other.split(".")[0] != name.split(".")[0]] == []
+
+
+def test_analysis_and_data_know_tensors_and_no_model():
+    for room in ("analysis", "data"):
+        others = {other for name, other in imported(LIBRARY) if name.split(".")[0] == room}
+        assert {other for other in others if other.split(".")[0] != room} == {"checks"}
+
+
+def test_what_experiments_share_knows_none_of_them():
+    assert [(name, other) for name, other in imported(EXPERIMENTS) if name in SHARED and other not in SHARED] == []
+
+
+def test_nothing_imports_the_command_line():
+    assert "__main__" not in {other for _, other in imported(LIBRARY) + imported(EXPERIMENTS)}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circle(LIBRARY) == []
+    assert circle(EXPERIMENTS) == []
+
+
+def test_a_circle_is_seen():
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_a_circle_is_seen_behind_types_and_inside_functions(tmp_path):
+    package = tmp_path / "house"
+    (package / "room").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "room/__init__.py").touch()
+    loop = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.room.loop import Loop\n"
+    (package / "room/parts.py").write_text(loop)
+    (package / "room/loop.py").write_text("def run():\n    from house.room import parts\n")
+    assert graph(package) == {"room": set(), "room.loop": {"room.parts"}, "room.parts": {"room.loop"}}
+    assert set(circle(graph(package))) == {"room.loop", "room.parts"}
 
 
 def test_the_check_sees_imports():
-    found = modules()
-    assert "model" in found["weights.shared"]
-    assert "position" in found["model"]
-    assert any(other.startswith("data") for other in found["train.trainer"])
+    assert "model" in LIBRARY["weights.shared"]
+    assert "position" in LIBRARY["model"]
+    assert {"data.datasets", "train.distributed", "train.recipes"} <= LIBRARY["train.trainer"]
+    assert "measure" in EXPERIMENTS["data_size"]
 
 
 def test_the_library_does_not_know_the_book():
-    for path in PACKAGE.rglob("*.py"):
-        assert "experiments" not in imported(path), f"{path.name} imports the book's experiments"
+    for path in (ROOT / "vitlite").rglob("*.py"):
+        assert "experiments" not in packages(path), f"{path.name} imports the book's experiments"
 
 
-def imported(path: Path) -> set[str]:
+def packages(path: Path) -> set[str]:
     """The packages a file imports, by their first name."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
     return {name.partition(".")[0] for name in names}

@@ -28,7 +28,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         options.command(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # who read along, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupted:
         print(f"vitlite: {interrupted}", file=sys.stderr)
@@ -104,25 +104,24 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    told = weights.info(options.model)
-    model, config = weights.load(options.model, options.device), told["config"]
+    summary = weights.info(options.model)
+    model, config = weights.load(options.model, options.device), summary["config"]
     image_size = getattr(config, "image_size", None)  # any size will do for a ResNet
     split = getattr(data.load(options.data, image_size=image_size), options.split)
-    if told["classes"] and list(told["classes"]) != list(split.classes):
-        raise ValueError(
-            f"{options.model} was trained on the classes {', '.join(told['classes'])}; {options.data} has "
-            f"{', '.join(split.classes)}; evaluate on a set with the same classes in the same order"
-        )
-    if told["mean"]:
-        split = dataclasses.replace(split, mean=tuple(told["mean"]), std=tuple(told["std"]))
+    classes = summary["classes"]
+    if classes and list(classes) != list(split.classes):
+        raise ValueError(f"{options.model} was trained on the classes {', '.join(classes)}; {options.data} has "
+                         f"{', '.join(split.classes)}; evaluate on a set with the same classes in the same order")
+    if summary["mean"]:
+        split = dataclasses.replace(split, mean=tuple(summary["mean"]), std=tuple(summary["std"]))
     loss, accuracy = evaluate(model, split)
     print(json.dumps({"model": str(options.model), "data": options.data, "split": options.split, "images": len(split),
                       "accuracy": round(accuracy, 4), "loss": round(loss, 4)}))
 
 
 def _info(options: argparse.Namespace) -> None:
-    told = weights.info(options.model)
-    print(json.dumps(told | {"config": dataclasses.asdict(told["config"])}, indent=1, ensure_ascii=False))
+    summary = weights.info(options.model)
+    print(json.dumps(summary | {"config": dataclasses.asdict(summary["config"])}, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""What numbers, sizes, grids and tensors must be at the border: one check and one message for each."""
+"""What numbers, sizes, grids and tensors must be: one check and one message for each.
+
+The rule: a value is checked where a user hands it in, once, and nowhere behind. So a configuration checks its fields, a
+model its images at the door of ``ViT``, an analysis its maps; what these call trusts them. ``PatchEmbed`` and
+``Attention`` check their input where they stand alone, and not inside a ``ViT``.
+"""
 
 from __future__ import annotations
 
@@ -63,20 +68,16 @@ def divides(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
     for side, step in zip(image_size, patch_size, strict=True):
         if side % step:
             patch = step if patch_size[0] == patch_size[1] else f"{patch_size[0]}×{patch_size[1]}"
-            raise ValueError(
-                f"image is {image_size[0]}×{image_size[1]}, patch size is {patch}: {side} is not a multiple of {step}; "
-                "crop, pad or resize the image, or pass another patch_size"
-            )
+            raise ValueError(f"image is {image_size[0]}×{image_size[1]}, patch size is {patch}: {side} is not a "
+                             f"multiple of {step}; crop, pad or resize the image, or pass another patch_size")
 
 
 def heads(embed_dim: int, num_heads: int) -> None:
     """The heads share the width evenly."""
     at_least(1, embed_dim=embed_dim, num_heads=num_heads)
     if embed_dim % num_heads:
-        raise ValueError(
-            f"embed_dim is {embed_dim}, num_heads is {num_heads}: every head needs the same whole number of channels; "
-            "choose heads that divide the width"
-        )
+        raise ValueError(f"embed_dim is {embed_dim}, num_heads is {num_heads}: every head needs the same whole number "
+                         "of channels; choose heads that divide the width")
 
 
 def images(images: Tensor, in_channels: int, image_size: Size | None = None) -> None:
@@ -84,28 +85,21 @@ def images(images: Tensor, in_channels: int, image_size: Size | None = None) -> 
     height, width = ("height", "width") if image_size is None else pair(image_size)
     kind(Tensor, images=images)
     if images.ndim != 4 or images.shape[1] != in_channels:
-        raise ValueError(
-            f"images have shape {list(images.shape)}, expected [batch, {in_channels}, {height}, {width}]: four axes, "
-            "channels second; permute, or add a batch axis with images[None]"
-        )
+        raise ValueError(f"images have shape {list(images.shape)}, expected [batch, {in_channels}, {height}, {width}]: "
+                         "four axes, channels second; permute, or add a batch axis with images[None]")
     if not images.is_floating_point():
-        raise TypeError(
-            f"images are {images.dtype}; expected floating point, normalised as in training: "
-            "(images / 255 - mean) / std"
-        )
+        raise TypeError(f"images are {images.dtype}; expected floating point, normalised as in training: "
+                        "(images / 255 - mean) / std")
     if image_size is not None and images.shape[2:] != (height, width):
-        raise ValueError(
-            f"image is {images.shape[2]}×{images.shape[3]}, the model was built for {height}×{width}; resize the "
-            "image, or make the model fit it with model.at_resolution((height, width))"
-        )
+        raise ValueError(f"image is {images.shape[2]}×{images.shape[3]}, the model was built for {height}×{width}; "
+                         "resize the image, or make the model fit it with model.at_resolution((height, width))")
 
 
 def precision(images: Tensor, weight: Tensor) -> None:
     """Not double precision on one side alone, as numpy has it by default: autocast does not mend that."""
     if (images.dtype == torch.float64) != (weight.dtype == torch.float64):
-        raise TypeError(
-            f"images are {images.dtype}, the model's weights {weight.dtype}; pass images.to({weight.dtype})"
-        )
+        raise TypeError(f"images are {images.dtype}, the model's weights {weight.dtype}; pass "
+                        f"images.to({weight.dtype})")
 
 
 def tokens(tokens: Tensor, embed_dim: int, count: int | None = None, what: str = "tokens have shape") -> None:

@@ -33,30 +33,27 @@ class ViTConfig:
         depth: Number L of blocks.
         num_heads: Heads of each attention; must divide ``embed_dim``.
         mlp_dim: Hidden width of each MLP.
-        pool: What represents the image: the class ``"token"`` (Eq. 4) or the ``"mean"`` of the patch tokens
-            (App. D.3).
-        class_token: Whether there is a class token; by default where it is pooled, and with the mean only on
-            request.
-        distillation: Whether a distillation token follows it, with a head of its own (DeiT); the logits are the
-            mean of both heads', as in the released code.
+        pool: What represents the image: the class ``"token"`` (Eq. 4) or the ``"mean"`` of the patch tokens (App. D.3).
+        class_token: Whether there is a class token; by default where it is pooled, and with the mean only on request.
+        distillation: Whether a distillation token follows it, with a head of its own (DeiT); the logits are the mean of
+            both heads', as in the released code.
         registers: How many register tokens come next: free tokens that no head reads.
         position: Kind of position embedding (App. D.4): ``"learned-1d"``, ``"learned-2d"``, ``"relative"``,
             ``"sincos-2d"`` or ``"none"``; see ``vitlite.position``.
-        prefix_positions: Whether class, distillation and register tokens carry positions as well (with
-            ``"sincos-2d"`` they never do).
+        prefix_positions: Whether class, distillation and register tokens carry positions as well (with ``"sincos-2d"``
+            they never do).
         pool_norm: Final LayerNorm ``"before"`` pooling (the paper) or ``"after"`` (timm, for the mean).
         head: ``"linear"``, or ``"mlp"``: one tanh layer of width D in front, as in pre-training.
-        zero_head: Whether a new head starts at zero, as in the official code; otherwise it starts normal with
-            variance 1 / D.
+        zero_head: Whether a new head starts at zero, as in the official code; otherwise it starts normal with variance
+            1 / D.
         dropout: Dropout rate after the embeddings and after every dense layer but the qkv projection (App. B).
-        drop_path: Stochastic depth: the rate at which the last block's branches are skipped, for each
-            image alone; it grows linearly with depth from 0.
+        drop_path: Stochastic depth: the rate at which the last block's branches are skipped, for each image alone; it
+            grows linearly with depth from 0.
         layer_norm_eps: Epsilon of every LayerNorm.
         gelu: ``"exact"`` or ``"tanh"``, the approximation that the official code uses.
 
     Raises:
-        TypeError: If a number, a size or a rate is of another type.
-        ValueError: If a size does not fit another; the message says which and what to do.
+        TypeError, ValueError: If a field is of another type, or does not fit another; the message says what to do.
 
     Example:
         >>> config = ViTConfig(image_size=(32, 48), patch_size=4, num_classes=10)
@@ -113,14 +110,7 @@ class ViTConfig:
 
     @classmethod
     def from_name(cls, name: str, **changes) -> ViTConfig:
-        """The shape that has a name in the paper, such as ``"B/16"``: one of ``VARIANTS`` and a patch size.
-
-        Args:
-            name: Variant and patch size.
-            **changes: Any other field, such as ``image_size=32``.
-
-        Raises:
-            ValueError: If the name is none of these.
+        """The shape that has a name in the paper, one of ``VARIANTS`` and a patch size; any field may be changed.
 
         Example:
             >>> ViTConfig.from_name("B/16", image_size=32).grid
@@ -128,9 +118,8 @@ class ViTConfig:
         """
         variant, _, patch = str(name).partition("/")
         if variant not in VARIANTS or not patch.isdecimal():
-            raise ValueError(
-                f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like 'B/16'"
-            )
+            raise ValueError(f"model name is {name!r}; expected one of {', '.join(VARIANTS)} and a patch size, like "
+                             "'B/16'")
         shape = dict(zip(("embed_dim", "depth", "num_heads", "mlp_dim"), VARIANTS[variant], strict=True))
         return cls(**({"patch_size": int(patch)} | shape | changes))
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlite import checks
-from vitlite.config import Size, pair
+from vitlite.checks import Size, pair
 from vitlite.model import ViT
 
 __all__ = ["flops", "parameters", "saved_bytes", "train_flops"]
@@ -39,10 +39,6 @@ def flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
     Returns:
         FLOPs of matrix products and convolutions; norms, activations and additions are not counted.
 
-    Raises:
-        TypeError: If the model is no module, or the size no size.
-        ValueError: If a model of ours cannot read such images.
-
     Example:
         >>> from vitlite.resnet import ResNet, ResNetConfig
         >>> flops(ResNet(ResNetConfig(width=16, blocks=3)), image_size=32)
@@ -52,18 +48,9 @@ def flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
 
 
 def train_flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
-    """FLOPs of forward and backward pass for one image, counted like those of ``flops``.
+    """FLOPs of forward and backward pass for one image, counted like those of ``flops``, with its arguments.
 
     The first layer has no gradient to hand on, so this is a little less than three times the forward pass.
-
-    Args:
-        model: A model of images ``[B, C, H, W]``.
-        image_size: Size of the images in pixels.
-        in_channels: Their channels.
-
-    Raises:
-        TypeError: If the model is no module, or the size no size.
-        ValueError: If a model of ours cannot read such images.
 
     Example:
         >>> from vitlite import ViTConfig
@@ -77,24 +64,13 @@ def saved_bytes(model: nn.Module, image_size: Size, in_channels: int = 3) -> int
     """Bytes that a training step keeps for its backward pass for one image, parameters apart: in float32.
 
     This, not the weights, is what fills a device's memory when images get larger. A ViT is taken with explicit
-    attention; fused attention keeps less. Nothing is computed.
-
-    Args:
-        model: A model of images ``[B, C, H, W]``.
-        image_size: Size of the images in pixels.
-        in_channels: Their channels.
-
-    Raises:
-        TypeError: If the model is no module, or the size no size.
-        ValueError: If a model of ours cannot read such images.
+    attention; fused attention keeps less. Nothing is computed. The arguments are those of ``flops``.
 
     Example:
         >>> saved_bytes(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.GELU()), image_size=2)
         68
     """
-    checks.kind(nn.Module, model=model)
-    twin = copy.deepcopy(model).to("meta", torch.float32).train()
-    images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
+    twin, images = _on_paper(model, image_size, in_channels)
     own = {p.untyped_storage()._cdata for p in [*twin.parameters(), *twin.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no later tensor gets the same number
 
@@ -110,15 +86,19 @@ def saved_bytes(model: nn.Module, image_size: Size, in_channels: int = 3) -> int
 
 
 def _count(model: nn.Module, image_size: Size, in_channels: int, backward: bool) -> int:
-    checks.kind(nn.Module, model=model)
-    twin = copy.deepcopy(model).to("meta", torch.float32).train()
-    # Two images, because batch norm in training mode refuses a single value a channel.
-    images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
+    twin, images = _on_paper(model, image_size, in_channels)
     with FlopCounterMode(display=False) as counter:
         logits = _logits(twin, images)
         if backward:
             logits.sum().backward()
     return counter.get_total_flops() // 2
+
+
+def _on_paper(model: nn.Module, image_size: Size, in_channels: int) -> tuple[nn.Module, torch.Tensor]:
+    """The model and two images without their numbers; batch norm in training mode refuses one value a channel."""
+    checks.kind(nn.Module, model=model)
+    images = torch.zeros(2, in_channels, *pair(image_size), device="meta")
+    return copy.deepcopy(model).to("meta", torch.float32).train(), images
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         path: Where the file shall stand; its folder is made if needed.
 
     Yields:
-        A temporary path in the same folder. Whatever is written there takes the place of ``path`` at the end of
-        the block; if the block fails, it is removed and ``path`` stays as it was.
+        A temporary path in the same folder. Whatever is written there takes the place of ``path`` at the end of the
+        block; if the block fails, it is removed and ``path`` stays as it was.
 
     Raises:
         OSError: If the file cannot be written, for lack of space or of rights; the message names it.

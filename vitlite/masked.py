@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitlite.config import pair
+from vitlite import checks
 from vitlite.model import ViT
 
 __all__ = ["MaskedPatches", "masked_patches"]
@@ -22,8 +22,8 @@ class MaskedPatches(nn.Module):
 
     In each image a share of the patch embeddings is corrupted: of these, 80 % are replaced by a learnable [mask]
     embedding, 10 % by the embedding of another random patch, and 10 % stay as they are. From the final token of every
-    corrupted patch, and of no other, a linear head predicts what was there. Which ones is drawn from torch's own
-    random state.
+    corrupted patch, and of no other, a linear head predicts what was there. Which ones is drawn from torch's own random
+    state.
 
     Train it with the objective ``masked_patches``. What is kept is ``vit``; its own heads take no part and are frozen,
     and ``vit.reset_head(classes)`` gives it a new one for fine-tuning.
@@ -41,14 +41,11 @@ class MaskedPatches(nn.Module):
         mask_token: The [mask] embedding, ``[D]``.
         head: From a token ``[D]`` to logits ``[8^C]`` or pixels ``[C·P·P]``.
 
-    Raises:
-        ValueError: If an argument is out of range, or ``mean`` and ``std`` do not fit the channels.
-
     Example:
         >>> vit = ViT(ViTConfig(image_size=32, patch_size=4, embed_dim=16, depth=1, num_heads=2, mlp_dim=32))
         >>> model = MaskedPatches(vit, mean=[0.5] * 3, std=[0.25] * 3)
-        >>> predictions, places = model.predict(torch.randn(2, 3, 32, 32))
-        >>> predictions.shape, places.shape  # half of 64 patches, one of 512 colours each
+        >>> predictions, chosen = model.predict(torch.randn(2, 3, 32, 32))
+        >>> predictions.shape, chosen.shape  # half of 64 patches, one of 512 colours each
         (torch.Size([2, 32, 512]), torch.Size([2, 32]))
     """
 
@@ -64,12 +61,10 @@ class MaskedPatches(nn.Module):
         super().__init__()
         config = vit.config
         if not len(mean) == len(std) == config.in_channels:
-            raise ValueError(
-                f"the model reads {config.in_channels} channels, mean has {len(mean)} and std {len(std)} figures"
-            )
-        if target not in ("colour", "pixels"):
-            raise ValueError(f"target is {target!r}; expected 'colour' or 'pixels'")
-        self.vit, self.target, self.patch_size = vit, target, pair(config.patch_size)
+            raise ValueError(f"the model reads {config.in_channels} channels, mean has {len(mean)} and std {len(std)} "
+                             "figures")
+        checks.choice(("colour", "pixels"), target=target)
+        self.vit, self.target, self.patch_size = vit, target, checks.pair(config.patch_size)
         self.corrupted = _whole_share(mask_ratio, config.num_patches)
         pixels = config.in_channels * self.patch_size[0] * self.patch_size[1]
         self.mask_token = nn.Parameter(torch.empty(config.embed_dim).normal_(std=0.02))
@@ -81,18 +76,13 @@ class MaskedPatches(nn.Module):
                 head.requires_grad_(False)  # several processes wait for every gradient that is promised
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss over the corrupted patches, and the share of them whose mean colour was predicted right.
+        """Of images ``[B, C, H, W]``: the loss over the corrupted patches, and how often their mean colour was right.
 
-        Predicted pixels count by their mean colour, so both targets are measured alike.
-
-        Args:
-            images: ``[B, C, H, W]``, normalised.
-
-        Returns:
-            Cross-entropy or mean squared error, and the share; both scalars.
+        The loss is cross-entropy or mean squared error. Predicted pixels count by their mean colour, so the share of
+        right answers measures both targets alike.
         """
-        predictions, places = self.predict(images)
-        pixels = _take(self._cut(images), places)  # [B, K, C·P·P]
+        predictions, chosen = self.predict(images)
+        pixels = _take(self._cut(images), chosen)  # [B, K, C·P·P]
         colours = self.colours(pixels)  # [B, K]
         if self.target == "colour":
             loss, answers = F.cross_entropy(predictions.flatten(0, 1), colours.flatten()), predictions.argmax(dim=2)
@@ -101,31 +91,21 @@ class MaskedPatches(nn.Module):
         return loss, (answers == colours).float().mean()
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Corrupt patches, and predict what was there.
-
-        Args:
-            images: ``[B, C, H, W]``, normalised.
+        """Corrupt patches of images ``[B, C, H, W]``, and predict what was there.
 
         Returns:
-            Logits ``[B, K, 8^C]`` or pixels ``[B, K, C·P·P]``, and the places ``[B, K]`` they are for.
+            Logits ``[B, K, 8^C]`` or pixels ``[B, K, C·P·P]``, and the indices ``[B, K]`` of their patches.
         """
-        patches, places = self.corrupt(self.vit.embed(images))
-        return self._read(patches, places), places
+        patches, chosen = self.corrupt(self.vit.embed(images))
+        return self._read(patches, chosen), chosen
 
     def corrupt(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Corrupt some patch embeddings, the same number in each image.
-
-        Args:
-            patches: Patch embeddings ``[B, N, D]``.
-
-        Returns:
-            The embeddings ``[B, N, D]``, and the places ``[B, K]`` of those that were chosen.
-        """
-        places = self._choose(patches)
-        others = (places + torch.randint_like(places, 1, patches.shape[1])) % patches.shape[1]  # never the own place
-        fate = torch.rand(places.shape, device=patches.device)[:, :, None]
-        new = torch.where(fate < 0.9, _take(patches, others), _take(patches, places))
-        return _put(patches, places, torch.where(fate < 0.8, self.mask_token.to(patches.dtype), new)), places
+        """Corrupt some patch embeddings ``[B, N, D]``, K in each image; also gives the indices ``[B, K]`` of these."""
+        chosen = self._choose(patches)
+        others = (chosen + torch.randint_like(chosen, 1, patches.shape[1])) % patches.shape[1]  # never itself
+        fate = torch.rand(chosen.shape, device=patches.device)[:, :, None]
+        new = torch.where(fate < 0.9, _take(patches, others), _take(patches, chosen))
+        return _put(patches, chosen, torch.where(fate < 0.8, self.mask_token.to(patches.dtype), new)), chosen
 
     def colours(self, pixels: Tensor) -> Tensor:
         """The mean colour of patches as a class: 3 bits a channel, the first channel's in front.
@@ -158,22 +138,22 @@ class MaskedPatches(nn.Module):
             their place, the likeliest mean colours or the pixels. Both ``[B, C, H, W]``, white being 1.
         """
         patches, canvas = self.vit.embed(images), self._cut(images)
-        places = self._choose(patches)
-        mask = self.mask_token.to(patches.dtype).expand(*places.shape, -1)
-        answers = self._read(_put(patches, places, mask), places)
+        chosen = self._choose(patches)
+        mask = self.mask_token.to(patches.dtype).expand(*chosen.shape, -1)
+        answers = self._read(_put(patches, chosen, mask), chosen)
         if self.target == "colour":
             levels = answers.argmax(dim=2)[:, :, None] // self._powers() % LEVELS  # [B, K, C]
             colour = ((levels + 0.5) / LEVELS - self.mean.flatten()) / self.std.flatten()
             answers = colour.repeat_interleave(canvas.shape[2] // len(self.mean), dim=2)  # every pixel of the patch
-        seen, filled = (_put(canvas, places, what) for what in (torch.zeros_like(answers), answers))
+        seen, filled = (_put(canvas, chosen, what) for what in (torch.zeros_like(answers), answers))
         return self._picture(seen, images), self._picture(filled, images)
 
     def _choose(self, patches: Tensor) -> Tensor:
         return torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, : self.corrupted]  # [B, K]
 
-    def _read(self, patches: Tensor, places: Tensor) -> Tensor:
+    def _read(self, patches: Tensor, chosen: Tensor) -> Tensor:
         tokens = self.vit.encode(patches)[:, self.vit.config.prefix_tokens :]  # [B, N, D]
-        tokens = _take(tokens, places)
+        tokens = _take(tokens, chosen)
         return self.head(tokens if self.vit.config.pool_norm == "before" else self.vit.norm(tokens)).float()
 
     def _cut(self, images: Tensor) -> Tensor:
@@ -192,19 +172,11 @@ class MaskedPatches(nn.Module):
 def masked_patches(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What a ``MaskedPatches`` is trained and validated with, an objective as it stands.
 
-    That is ``Trainer(model, recipe, objective=masked_patches, val_objective=masked_patches)``.
-
-    Args:
-        model: A ``MaskedPatches``.
-        images: ``[B, C, H, W]``, normalised.
-        targets: Labels or probabilities of the images; only how many they are counts.
+    That is ``Trainer(model, recipe, objective=masked_patches, val_objective=masked_patches)``. Targets do not matter.
 
     Returns:
         The loss; and as the number of right answers, the share of corrupted patches whose mean colour was predicted
         right, times B, so that an accuracy taken over images is the accuracy over corrupted patches.
-
-    Raises:
-        TypeError: If the model is no ``MaskedPatches``.
 
     Example:
         >>> vit = ViT(ViTConfig(image_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, mlp_dim=32))
@@ -223,24 +195,20 @@ def masked_patches(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[T
 def _whole_share(mask_ratio: float, patches: int) -> int:
     """How many of the patches are corrupted."""
     if not 0 < mask_ratio < 1:
-        raise ValueError(
-            f"mask_ratio is {mask_ratio}; expected above 0, or there is nothing to predict, and below 1, or nothing to "
-            "predict it from"
-        )
+        raise ValueError(f"mask_ratio is {mask_ratio}; expected above 0, or there is nothing to predict, and below 1, "
+                         "or nothing to predict it from")
     share = round(mask_ratio * patches)
     if not 0 < share < patches:
-        raise ValueError(
-            f"mask_ratio is {mask_ratio}: of {patches} patches that is {share}; expected at least one to corrupt and "
-            "one to keep; change the ratio, or make patches smaller"
-        )
+        raise ValueError(f"mask_ratio is {mask_ratio}: of {patches} patches that is {share}; expected at least one to "
+                         "corrupt and one to keep; change the ratio, or make patches smaller")
     return share
 
 
-def _take(rows: Tensor, places: Tensor) -> Tensor:
+def _take(rows: Tensor, chosen: Tensor) -> Tensor:
     """``[B, N, D]`` at ``[B, K]`` -> ``[B, K, D]``."""
-    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
+    return rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]))
 
 
-def _put(rows: Tensor, places: Tensor, new: Tensor) -> Tensor:
-    """``[B, N, D]`` with ``[B, K, D]`` in the places ``[B, K]``."""
-    return rows.scatter(1, places[:, :, None].expand(-1, -1, rows.shape[2]), new)
+def _put(rows: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
+    """``[B, N, D]`` with ``[B, K, D]`` put in at ``[B, K]``."""
+    return rows.scatter(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]), new)

@@ -1,8 +1,8 @@
 """The Vision Transformer, Eq. 1 to 4 of Dosovitskiy et al. (2021), and nothing else.
 
-Read it from top to bottom: an image becomes patches (``PatchEmbed``), tokens talk to each other
-(``Attention``), each thinks alone (``Mlp``), both steps make a ``Block``, and ``ViT`` stacks them.
-The letters are the paper's: B images, N patches, D = ``embed_dim``, h heads, T = N + 1 tokens.
+Read it from top to bottom: an image becomes patches (``PatchEmbed``), tokens talk to each other (``Attention``), each
+thinks alone (``Mlp``), both steps make a ``Block``, and ``ViT`` stacks them. The letters are the paper's: B images, N
+patches, D = ``embed_dim``, h heads, T = N + 1 tokens.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ class PatchEmbed(nn.Module):
         checks.at_least(1, in_channels=in_channels, embed_dim=embed_dim)
         self.patch_size, self.in_channels = pair(patch_size, "patch_size"), in_channels
         self.projection = nn.Linear(in_channels * self.patch_size[0] * self.patch_size[1], embed_dim)
+        self.checks_input = True
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, N, D]``, row by row from the top left."""
-        checks.images(images, self.in_channels)
-        checks.divides(images.shape[2:], self.patch_size)
+        if self.checks_input:
+            checks.images(images, self.in_channels)
+            checks.divides(images.shape[2:], self.patch_size)
         height, width = self.patch_size
         patches = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, C, rows, P, columns, P]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·P·P]
@@ -77,6 +79,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.relative = relative
+        self.checks_input = True
 
     def weights(self, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention weights ``[B, h, T, T]`` of queries and keys ``[B, h, T, D/h]``; each row sums to 1."""
@@ -85,7 +88,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """``[B, T, D]`` -> ``[B, T, D]`` and, if asked for, the weights ``[B, h, T, T]``."""
-        checks.tokens(x, self.qkv.in_features)
+        if self.checks_input:
+            checks.tokens(x, self.qkv.in_features)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, h, D/h]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, D/h]
         bias = self.relative(query * self.scale) if self.relative is not None else None  # [B, h, T, T] (App. D.4)
@@ -186,8 +190,8 @@ class ViT(nn.Module):
 
     Args:
         config: Its shape.
-        patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default
-            the linear map of the paper.
+        patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default the linear map
+            of the paper.
 
     Example:
         >>> model = ViT(ViTConfig(image_size=32, patch_size=4, num_classes=10, embed_dim=64, depth=2,
@@ -212,11 +216,13 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.head = Head(config)
         self.distillation_head = Head(config) if config.distillation else None
+        for piece in (self.patch_embed, *(block.attention for block in self.blocks)):
+            piece.checks_input = False  # the model checks at its door, in `embed`, `tokens` and `encode`
         _official_init(self)
 
     @classmethod
     def from_name(cls, name: str, **changes) -> ViT:
-        """A ViT by its name in the paper: ``ViT(ViTConfig.from_name("B/16", image_size=32))``."""
+        """A ViT by its name in the paper: ``ViT.from_name("B/16", image_size=32)``; see ``ViTConfig.from_name``."""
         return cls(ViTConfig.from_name(name, **changes))
 
     # ---- the forward pass, in the paper's order
@@ -231,7 +237,10 @@ class ViT(nn.Module):
 
     def tokens(self, patches: Tensor) -> Tensor:
         """``z_0`` of Eq. 1: patch embeddings ``[B, N, D]`` -> tokens in front, positions added, ``[B, T, D]``."""
-        checks.tokens(patches, self.config.embed_dim, self.config.num_patches, "patches have shape")
+        self._check_patches(patches)
+        return self._z0(patches)
+
+    def _z0(self, patches: Tensor) -> Tensor:
         prefix = (self.class_token, self.distillation_token, self.registers)
         prefix = [token.expand(patches.shape[0], -1, -1) for token in prefix if token is not None]
         z, table = torch.cat([*prefix, patches], dim=1), self.position_table()  # [B, T, D]
@@ -241,68 +250,55 @@ class ViT(nn.Module):
         return self.dropout(z + (F.pad(table, (0, 0, bare, 0)) if bare else table))
 
     def position_table(self) -> Tensor | None:
-        """What is added to the tokens: ``[1, prefix + N, D]``, or ``[1, N, D]`` where prefix tokens carry none.
+        """What is added to the tokens: ``[1, prefix + N, D]``, or ``[1, N, D]`` where prefix tokens have none.
 
-        None without positions, and with relative ones, which have no vector for a place.
+        None without positions, and with relative ones, which have no vector for a position.
         """
         return self.position() if isinstance(self.position, nn.Module) else self.position
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patch embeddings ``[B, N, D]`` -> the final state of every token, ``[B, T, D]`` (Eq. 1 to 3, and LN)."""
-        z = self.tokens(patches)
+        self._check_patches(patches)
+        return self._encode(patches)[0]
+
+    def _encode(self, patches: Tensor, return_attention: bool = False) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        z, maps = self._z0(patches), []
         for block in self.blocks:
-            z, _ = block(z)
-        return self._final(z)
+            z, attention = block(z, return_attention)
+            maps.append(attention)
+        return self.norm(z) if self.config.pool_norm == "before" else z, tuple(maps)
 
     def features(self, images: Tensor) -> Tensor:
         """The image representation y of Eq. 4, what the (class) head reads: ``[B, C, H, W]`` -> ``[B, D]``."""
-        return self._pool(self.encode(self.embed(images)))
+        return self._pool(self._encode(self.embed(images))[0])
 
     def forward(self, images: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
         """Logits of each image, and on request where every token looked.
 
         Args:
             images: ``[B, C, H, W]``, floating point, normalised as in training.
-            return_attention: Also return the attention weights of every layer. They are computed explicitly,
-                since fused attention never forms them.
+            return_attention: Also return the attention weights of every layer, which fused attention never forms.
 
         Returns:
-            Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows
-            summing to 1.
+            Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows summing to 1.
 
         Raises:
             ValueError: If the images do not have the configured size and channels.
             TypeError: If they are not floating point.
         """
-        if not return_attention:
-            return self._logits(self.encode(self.embed(images)))
-        z, maps = self.tokens(self.embed(images)), []
-        for block in self.blocks:
-            z, attention = block(z, return_attention=True)
-            maps.append(attention)
-        return self._logits(self._final(z)), tuple(maps)
+        z, maps = self._encode(self.embed(images), return_attention)
+        logits = self.head(self._pool(z)) if self.distillation_head is None else sum(self._heads(z)) / 2
+        return (logits, maps) if return_attention else logits
 
     def forward_heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the class head and of the distillation head, each ``[B, classes]``; ``forward`` takes their mean.
-
-        Raises:
-            ValueError: If the model has no distillation token, or the images do not fit.
-            TypeError: If the images are not floating point.
-        """
+        """Logits of the class and of the distillation head, each ``[B, classes]``; ``forward`` takes their mean."""
         if self.distillation_head is None:
             raise ValueError("this model has one head; build it with ViTConfig(distillation=True) for a second")
-        return self._heads(self.encode(self.embed(images)))
+        return self._heads(self._encode(self.embed(images))[0])
 
     def iter_attention(self, images: Tensor) -> Iterator[Tensor]:
-        """The same maps as ``return_attention``, one layer at a time, so that one is in memory.
-
-        Args:
-            images: ``[B, C, H, W]``, floating point.
-
-        Yields:
-            ``[B, heads, T, T]`` for each block from the first to the last.
-        """
-        z = self.tokens(self.embed(images))
+        """The maps ``[B, heads, T, T]`` of ``return_attention``, first block first, one in memory at a time."""
+        z = self._z0(self.embed(images))
         for block in self.blocks:
             z, attention = block(z, return_attention=True)
             yield attention
@@ -313,14 +309,11 @@ class ViT(nn.Module):
     def at_resolution(self, image_size: Size, convention: str = "jax") -> ViT:
         """A new model for another image size: positions resampled, every other weight the same.
 
-        What that does to each kind is told in ``vitlite.position.at_grid``.
+        ``vitlite.position.at_grid`` says what that does to each kind of position.
 
         Args:
             image_size: New image size in pixels; the patch size stays, so the number of tokens changes.
             convention: How positions are resampled: one of ``vitlite.position.CONVENTIONS``.
-
-        Raises:
-            ValueError: If the patch size does not divide the new size, or the convention is unknown.
         """
         model = copy.deepcopy(self)
         model.config = replace(self.config, image_size=image_size)
@@ -343,8 +336,8 @@ class ViT(nn.Module):
 
     # ---- details
 
-    def _final(self, z: Tensor) -> Tensor:
-        return self.norm(z) if self.config.pool_norm == "before" else z
+    def _check_patches(self, patches: Tensor) -> None:
+        checks.tokens(patches, self.config.embed_dim, self.config.num_patches, "patches have shape")
 
     def _pool(self, z: Tensor) -> Tensor:
         y = z[:, 0] if self.config.pool == "token" else z[:, self.config.prefix_tokens :].mean(dim=1)  # [B, D]
@@ -354,9 +347,6 @@ class ViT(nn.Module):
         y = z[:, int(self.config.has_class_token)]  # [B, D]: the distillation token
         y = y if self.config.pool_norm == "before" else self.norm(y)
         return self.head(self._pool(z)), self.distillation_head(y)
-
-    def _logits(self, z: Tensor) -> Tensor:
-        return self.head(self._pool(z)) if self.distillation_head is None else sum(self._heads(z)) / 2
 
 
 def _tokens(count: int, embed_dim: int) -> nn.Parameter | None:

@@ -1,7 +1,7 @@
 """Position embeddings: every kind the paper tries, and what happens to each at another resolution.
 
-A position table has shape ``[1, prefix + N, D]``: first the positions of the prefix tokens (the class
-token, say), then one row for each patch, row by row from the top left of the image.
+A position table has shape ``[1, prefix + N, D]``: first the positions of the prefix tokens (the class token, say), then
+one row for each patch, row by row from the top left of the image.
 """
 
 from __future__ import annotations
@@ -35,12 +35,7 @@ CONVENTIONS: dict[str, dict] = {
 
 
 def check_width(kind: str, embed_dim: int) -> None:
-    """That the width can be cut as the kind needs it.
-
-    Raises:
-        TypeError: If the width is no int.
-        ValueError: If there is no such kind, or the width is below 1, or ``"learned-2d"`` cannot halve it, or
-            ``"sincos-2d"`` not quarter it.
+    """Refuse a width that cannot be cut as the kind of position needs it.
 
     Example:
         >>> check_width("learned-2d", 9)
@@ -56,21 +51,17 @@ def check_width(kind: str, embed_dim: int) -> None:
 
 
 def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parameter | nn.Module | None:
-    """What a model keeps for its positions.
+    """What a model of width D keeps for its positions.
 
     Args:
         kind: One of ``KINDS``.
         grid: Rows and columns of patches.
-        prefix_tokens: How many prefix tokens carry a position (sin-cos positions have none for them).
-        embed_dim: Width D of the model.
+        prefix_tokens: How many prefix tokens have a position (sin-cos positions have none for them).
+        embed_dim: D.
 
     Returns:
         The table itself for ``"learned-1d"``; a module that gives the table when called for ``"learned-2d"`` and
         ``"sincos-2d"``; None for ``"none"``, and for ``"relative"``, whose embeddings live in each attention.
-
-    Raises:
-        TypeError: If the grid is not two ints, or a number no int.
-        ValueError: If the kind is unknown, the width cannot be cut as it needs, or a number is too small.
 
     Example:
         >>> make("learned-1d", (4, 4), prefix_tokens=1, embed_dim=8).shape
@@ -87,19 +78,9 @@ def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parame
 
 
 def learned_table(tokens: int, embed_dim: int) -> nn.Parameter:
-    """A learned 1-D position table: one free vector for each token (Eq. 1, ``E_pos``).
+    """A learned 1-D position table ``[1, tokens, D]``: one free vector for each token (Eq. 1, ``E_pos``).
 
-    Args:
-        tokens: How many tokens carry a position, prefix tokens included.
-        embed_dim: Width D of the model.
-
-    Returns:
-        A parameter of shape ``[1, tokens, embed_dim]``, normal with standard deviation 0.02 as in the
-        official code.
-
-    Raises:
-        TypeError: If a number is no int.
-        ValueError: If one is below 1.
+    It starts normal with standard deviation 0.02, as in the official code.
 
     Example:
         >>> learned_table(17, 8).shape
@@ -112,16 +93,7 @@ def learned_table(tokens: int, embed_dim: int) -> nn.Parameter:
 class Learned2D(nn.Module):
     """Learned 2-D positions (App. D.4): half of the width says the row, the other half the column.
 
-    Prefix tokens have no row and no column; each has a free vector of its own.
-
-    Args:
-        grid: Rows and columns of patches.
-        prefix_tokens: How many prefix tokens carry a position.
-        embed_dim: Width D of the model; even.
-
-    Raises:
-        TypeError: If the grid is not two ints, or a number no int.
-        ValueError: If the width is odd, or a number too small.
+    Prefix tokens have no row and no column; each has a free vector of its own. The width must be even.
 
     Example:
         >>> Learned2D((4, 6), prefix_tokens=1, embed_dim=8)().shape
@@ -147,8 +119,8 @@ class Learned2D(nn.Module):
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> Learned2D:
         """For another grid: row and column halves are resampled each along its own line.
 
-        That is what ``interpolate`` makes of the whole table, since its every convention works on the two axes
-        one after the other.
+        That is what ``interpolate`` makes of the whole table, since its every convention works on the two axes one
+        after the other.
         """
         grid = self.rows.shape[1], self.columns.shape[1]
         if grid != tuple(old_grid):
@@ -163,8 +135,8 @@ class Learned2D(nn.Module):
 def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
     """Fixed 2-D sine-cosine positions, as in big_vision's plain ViT (arXiv 2205.01580).
 
-    Width D in four quarters: sine and cosine of the column, sine and cosine of the row, each at D/4 frequencies
-    that fall geometrically from 1 to 1/10000. (MoCo v3 and MAE divide the same range by D/4, not D/4 - 1.)
+    Width D in four quarters: sine and cosine of the column, sine and cosine of the row, each at D/4 frequencies that
+    fall geometrically from 1 to 1/10000. (MoCo v3 and MAE divide the same range by D/4, not D/4 - 1.)
 
     Args:
         grid: Rows and columns of patches.
@@ -172,10 +144,6 @@ def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
 
     Returns:
         ``[1, rows * columns, D]``, float32.
-
-    Raises:
-        TypeError: If the grid is not two ints, or the width no int.
-        ValueError: If the width cannot be quartered, or is below 8.
 
     Example:
         >>> sincos_table((4, 6), 8).shape
@@ -185,20 +153,12 @@ def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
     checks.grid(grid)
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     frequencies = 10_000 ** -torch.linspace(0, 1, embed_dim // 4, dtype=torch.float64)  # [D/4]
-    x, y = (place.flatten()[:, None] * frequencies for place in (columns, rows))  # [N, D/4]
+    x, y = (index.flatten()[:, None] * frequencies for index in (columns, rows))  # [N, D/4]
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)[None].float()
 
 
 class SinCos2D(nn.Module):
     """Holds a ``sincos_table``, which is not trained. Prefix tokens get no position.
-
-    Args:
-        grid: Rows and columns of patches.
-        embed_dim: Width D of the model; a multiple of 4, at least 8.
-
-    Raises:
-        TypeError: If the grid is not two ints, or the width no int.
-        ValueError: If the width cannot be quartered, or is below 8.
 
     Example:
         >>> SinCos2D((4, 6), 8)().shape
@@ -214,7 +174,7 @@ class SinCos2D(nn.Module):
         return self.table
 
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> SinCos2D:
-        """For another grid: resampled like a learned table, so that every place of the image keeps its waves.
+        """For another grid: resampled like a learned table, so that every spot of the image keeps its waves.
 
         MAE's fine-tuning does so too. (A new model at that size starts from the formula instead.)
         """
@@ -226,20 +186,10 @@ class SinCos2D(nn.Module):
 class RelativeKeys(nn.Module):
     """Relative positions (App. D.4): an embedding for each 1-D offset, used as a further key for the same query.
 
-    The offset of two patches is the difference of their places in the sequence, from -(N - 1) to N - 1. Prefix
-    tokens have no place in the image, so they have no offset: where they carry positions, three more embeddings
-    stand for "a patch asks a prefix token", "a prefix token asks a patch" and "a prefix token asks another or
-    itself" (the paper leaves this open); otherwise their logits are 0.
-
-    Args:
-        num_patches: N.
-        prefix_tokens: How many tokens stand in front of the patches.
-        prefix_positions: Whether those carry positions.
-        embed_dim: Width D of the model: an embedding is split among the heads like any key.
-
-    Raises:
-        TypeError: If a number is no int.
-        ValueError: If one is too small; in use, if the queries are for other tokens or another width.
+    The offset of two patches is the difference of their numbers in the sequence, from -(N - 1) to N - 1. Prefix tokens
+    have no offset: with ``prefix_positions``, three more embeddings stand for "a patch asks a prefix token", "a prefix
+    token asks a patch" and "a prefix token asks another or itself" (the paper leaves this open); otherwise their logits
+    are 0. An embedding has the width of the model, and is split among the heads like any key.
 
     Example:
         >>> keys = RelativeKeys(num_patches=16, prefix_tokens=1, prefix_positions=True, embed_dim=8)
@@ -253,8 +203,8 @@ class RelativeKeys(nn.Module):
         checks.at_least(0, prefix_tokens=prefix_tokens)
         self.prefix_tokens, self.num_patches = prefix_tokens, num_patches
         self.offsets = nn.Parameter(torch.empty(2 * num_patches - 1, embed_dim).normal_(std=0.02))
-        carried = prefix_tokens > 0 and prefix_positions
-        self.prefix = nn.Parameter(torch.empty(3, embed_dim).normal_(std=0.02)) if carried else None
+        has_prefix = prefix_tokens > 0 and prefix_positions
+        self.prefix = nn.Parameter(torch.empty(3, embed_dim).normal_(std=0.02)) if has_prefix else None
         self.register_buffer("index", self._index(), persistent=False)
 
     def _index(self) -> Tensor:
@@ -263,19 +213,18 @@ class RelativeKeys(nn.Module):
         index = torch.full((p + n, p + n), 2 * n - 1)
         if self.prefix is not None:
             index[:p, p:], index[:p, :p] = 2 * n, 2 * n + 1
-        places = torch.arange(n)
-        index[p:, p:] = places[:, None] - places[None, :] + n - 1
+        numbers = torch.arange(n)
+        index[p:, p:] = numbers[:, None] - numbers[None, :] + n - 1
         return index
 
     def forward(self, query: Tensor) -> Tensor:
         """Logits to add to the content's: scaled queries ``[B, h, T, D/h]`` -> ``[B, h, T, T]``."""
         tokens, width = len(self.index), self.offsets.shape[1]
         if query.ndim != 4 or query.shape[2] != tokens or query.shape[1] * query.shape[3] != width:
-            raise ValueError(
-                f"queries have shape {list(query.shape)}, expected [batch, heads, {tokens}, {width} / heads]"
-            )
-        nowhere = self.offsets.new_zeros(1, self.offsets.shape[1])  # the key of a prefix token without position
-        keys = torch.cat([self.offsets, nowhere if self.prefix is None else self.prefix])  # [2N - 1 + 1 or 3, D]
+            raise ValueError(f"queries have shape {list(query.shape)}, expected "
+                             f"[batch, heads, {tokens}, {width} / heads]")
+        zero = self.offsets.new_zeros(1, width)  # the key of a prefix token without position
+        keys = torch.cat([self.offsets, zero if self.prefix is None else self.prefix])  # [2N - 1 + 1 or 3, D]
         keys = keys.unflatten(1, (query.shape[1], -1)).permute(1, 2, 0)  # [h, D/h, offsets]
         logits = query @ keys  # [B, h, T, offsets]
         return logits.gather(3, self.index.expand(*logits.shape[:2], -1, -1))  # [B, h, T, T]
@@ -283,10 +232,9 @@ class RelativeKeys(nn.Module):
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> RelativeKeys:
         """For another grid: every offset keeps its meaning as a step across the image.
 
-        In rows of C patches the offset ``o`` is the step of r rows and c columns with ``o = r C + c``. The
-        embeddings are laid out by that step, as a picture of ``2 rows - 1`` by ``2 columns - 1``, which
-        is resampled. An offset of the new grid stands for two steps (r, c) and (r ± 1, c ∓ C); it takes the
-        one with fewer columns.
+        In rows of C patches the offset ``o`` is the step of r rows and c columns with ``o = r C + c``. The embeddings
+        are laid out by that step, as a picture of ``2 rows - 1`` by ``2 columns - 1``, which is resampled. An offset of
+        the new grid stands for two steps (r, c) and (r ± 1, c ∓ C); it takes the one with fewer columns.
         """
         rows, columns = old_grid
         if rows * columns != self.num_patches:
@@ -311,20 +259,9 @@ def at_grid(
 ) -> nn.Parameter | nn.Module | None:
     """What ``make`` gave (or a ``RelativeKeys``), for another grid of patches; nothing is shared with the old.
 
-    A learned table is interpolated; row and column halves are, each along its own line; sin-cos positions are
-    resampled like a learned table; relative embeddings by the step across the image that their offset means;
-    where there are no positions there is nothing to do.
-
-    Args:
-        positions: What the model keeps.
-        old_grid: Rows and columns of patches it was made for.
-        new_grid: Rows and columns wanted.
-        prefix_tokens: Prefix tokens with a position; for ``RelativeKeys`` all prefix tokens.
-        convention: Whose way of resampling: one of ``CONVENTIONS``.
-
-    Raises:
-        TypeError: If ``make`` gives no such thing, or a grid is not two ints.
-        ValueError: As ``interpolate``.
+    A learned or a sin-cos table is interpolated; row and column halves are, each along its own line; relative
+    embeddings are resampled by the step across the image that their offset means. The arguments are those of
+    ``interpolate``; for ``RelativeKeys``, ``prefix_tokens`` counts all of them.
 
     Example:
         >>> at_grid(Learned2D((4, 4), 1, 8), (4, 4), (6, 6), prefix_tokens=1, convention="jax")().shape
@@ -362,16 +299,12 @@ def _by(grid: Grid) -> str:
 
 
 def interpolate(
-    table: Tensor,
-    old_grid: Grid,
-    new_grid: Grid,
-    prefix_tokens: int = 1,
-    convention: str = "jax",
+    table: Tensor, old_grid: Grid, new_grid: Grid, prefix_tokens: int = 1, convention: str = "jax"
 ) -> Tensor:
     """Resample a position table for another grid of patches (Sec. 3.2).
 
-    The patch positions are laid out as the image they came from, resized like a picture with D channels,
-    and flattened again. Prefix positions belong to no place in the image and are copied unchanged.
+    The patch positions are laid out as the image they came from, resized like a picture with D channels, and flattened
+    again. Prefix positions do not belong to the image and are copied unchanged.
 
     Args:
         table: ``[1, prefix_tokens + rows * columns, D]``.
@@ -383,10 +316,6 @@ def interpolate(
     Returns:
         ``[1, prefix_tokens + new_rows * new_columns, D]``; ``table`` itself, unchanged, if the grids agree.
 
-    Raises:
-        TypeError: If the table is no tensor of floating point, or a grid is not two ints.
-        ValueError: If the table does not hold ``old_grid`` plus the prefix, or the convention is unknown.
-
     Example:
         >>> interpolate(torch.randn(1, 17, 8), (4, 4), (6, 6), convention="torchvision").shape
         torch.Size([1, 37, 8])
@@ -397,10 +326,9 @@ def interpolate(
         raise TypeError(f"position table is {table.dtype}; expected floating point")
     rows, columns = old_grid
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[1] != prefix_tokens + rows * columns:
-        raise ValueError(
-            f"position table has shape {list(table.shape)}, expected [1, {prefix_tokens + rows * columns}, D]: "
-            f"{prefix_tokens} prefix tokens and a grid of {rows}×{columns}; check old_grid and prefix_tokens"
-        )
+        raise ValueError(f"position table has shape {list(table.shape)}, expected "
+                         f"[1, {prefix_tokens + rows * columns}, D]: {prefix_tokens} prefix tokens and a grid of "
+                         f"{rows}×{columns}; check old_grid and prefix_tokens")
     if tuple(new_grid) == tuple(old_grid):
         return table
     prefix, patches = table[:, :prefix_tokens], table[:, prefix_tokens:]

@@ -39,10 +39,6 @@ class ResNetConfig:
         blocks: Blocks in each of the three stages; 6 · blocks + 2 layers in all.
         norm: ``"batch"`` or ``"group"`` (4 groups), after every convolution.
 
-    Raises:
-        TypeError: If a number is no int.
-        ValueError: If a number is below 1, the norm is unknown, or the groups do not divide the width.
-
     Example:
         >>> ResNetConfig(width=16, blocks=9)  # ResNet-56
         ResNetConfig(in_channels=3, num_classes=10, width=16, blocks=9, norm='batch')
@@ -78,6 +74,17 @@ class ResNet(nn.Module):
         self.trunk = trunk(config.in_channels, config.width, 3, config.blocks, config.norm)
         self.head = nn.Linear(4 * config.width, config.num_classes)
 
+    def reset_head(self, num_classes: int) -> ResNet:
+        """Replace the head by one for other classes, zero-initialised, as ``ViT.reset_head`` does.
+
+        Changes this model in place and returns it; its logits are zero until it is trained.
+        """
+        self.config = replace(self.config, num_classes=num_classes)
+        self.head = nn.Linear(self.head.in_features, num_classes).to(self.head.weight)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        return self
+
     def feature_map(self, images: Tensor) -> Tensor:
         """The last stage's map: ``[B, C, H, W]`` -> ``[B, 4 · width, H/4, W/4]``, rounded up."""
         checks.images(images, self.config.in_channels)
@@ -89,18 +96,7 @@ class ResNet(nn.Module):
         return self.feature_map(images).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of each image.
-
-        Args:
-            images: ``[B, C, H, W]`` of any size, floating point, normalised as in training.
-
-        Returns:
-            Logits ``[B, classes]``.
-
-        Raises:
-            ValueError: If the images do not have four axes, or the configured channels second.
-            TypeError: If they are not floating point.
-        """
+        """Normalised float images ``[B, C, H, W]`` of any size -> logits ``[B, classes]``."""
         return self.head(self.features(images))
 
 
@@ -126,9 +122,7 @@ def match(
         tolerance: Largest deviation, as a fraction of the ViT's size.
 
     Raises:
-        TypeError: If ``vit`` is no ViT.
-        ValueError: If ``by`` is neither, the tolerance is negative, or no width comes close enough; the message
-            names the nearest.
+        ValueError: If no width comes close enough; the message names the nearest.
 
     Example:
         >>> vit = ViT.from_name("Ti/16", image_size=224)
@@ -152,24 +146,19 @@ def match(
         with torch.device("meta"):  # no memory, no numbers
             return size(ResNet(candidate))
 
-    target = size(vit)
-    best = None
+    target, near = size(vit), []
     for number in depths:
         shapes = [replace(config, blocks=number, width=width) for width in WIDTHS]
         above = bisect_left(shapes, target, key=size_of)  # the size grows with the width
-        for shape in shapes[max(above - 1, 0) : above + 1]:
-            found = size_of(shape)
-            if best is None or abs(found - target) < abs(best[1] - target):
-                best = shape, found
-        if abs(best[1] - target) <= tolerance * target:
-            return ResNet(best[0])
+        near += shapes[max(above - 1, 0) : above + 1]
+        best = min(near, key=lambda shape: abs(size_of(shape) - target))
+        if abs(size_of(best) - target) <= tolerance * target:
+            return ResNet(best)
         if above == 0:  # even the narrowest is too large, and deeper ones are larger still
             break
-    raise ValueError(
-        f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} {by}; the nearest has {best[1]:,} "
-        f"({best[1] / target - 1:+.1%}) at width {best[0].width} with {best[0].blocks} blocks a stage; pass a larger "
-        "tolerance, or other blocks (None tries 2 to 9)"
-    )
+    raise ValueError(f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} {by}; the nearest has "
+                     f"{size_of(best):,} ({size_of(best) / target - 1:+.1%}) at width {best.width} with {best.blocks} "
+                     "blocks a stage; pass a larger tolerance, or other blocks (None tries 2 to 9)")
 
 
 # ---- the parts, which the hybrid's stems share

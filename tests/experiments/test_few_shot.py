@@ -8,7 +8,7 @@ from usual import USUAL, check_the_card_tells_the_grid
 
 from experiments import few_shot, records, runner
 from experiments.families import build
-from experiments.measure import fresh_head, once
+from experiments.measure import once
 from vitlite import cost, data
 
 QUICK, CPU = few_shot.SCALES["quick"], few_shot.SCALES["cpu"]
@@ -81,7 +81,7 @@ def test_a_fresh_head_says_nothing_and_leaves_the_features():
     for family in ("vit", "resnet"):
         model, images = build(family, QUICK, 0).eval(), torch.randn(2, 3, 16, 16)
         before = model.features(images)
-        assert fresh_head(model, 7)(images).tolist() == [[0.0] * 7] * 2
+        assert model.reset_head(7)(images).tolist() == [[0.0] * 7] * 2
         assert torch.equal(model.features(images), before)
         assert model.config.num_classes == 7
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 from vitlite import ViT, ViTConfig, analysis, explore
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LAYERS, HEADS, GRID, PREFIX = 3, 2, (4, 6), 1
 TOKENS = PREFIX + GRID[0] * GRID[1]
 YELLOW = matplotlib.colormaps["viridis"](1.0)[:3]

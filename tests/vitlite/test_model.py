@@ -1,13 +1,14 @@
 """The model against the paper's statements, and against torch's own modules."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitlite import ViT, ViTConfig
+from vitlite import ViT, ViTConfig, checks
 from vitlite.model import Attention, Block, DropPath, Mlp, PatchEmbed, fused_pays
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=3, num_heads=4, mlp_dim=40)
@@ -387,3 +388,36 @@ def test_images_that_do_not_fit_are_refused(batch, error, message):
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(ValueError, match="expected one of Ti, S, B, L, H"):
         ViT.from_name(name)
+
+
+CHECKS = "images", "precision", "tokens", "divides"
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """How often each check of tensors has been called."""
+    for name in CHECKS:
+        monkeypatch.setattr(checks, name, Mock(wraps=getattr(checks, name)))
+    return lambda: tuple(getattr(checks, name).call_count for name in CHECKS)
+
+
+@pytest.mark.parametrize("return_attention", [False, True])
+def test_a_forward_pass_checks_images_and_patches_once(return_attention, counts):
+    build()(images(), return_attention=return_attention)
+    assert counts()[:3] == (1, 1, 1)
+
+
+def test_whatever_door_is_taken_checks_once(counts):
+    model = build()
+    built = counts()[3]  # the configuration checks its own sizes
+    list(model.iter_attention(images()))
+    assert counts() == (1, 1, 1, built)
+    model.encode(torch.zeros(2, 16, 24))
+    assert counts() == (1, 1, 2, built)
+
+
+def test_pieces_that_stand_alone_check_what_they_get(counts):
+    PatchEmbed(4, 3, 24)(images())
+    assert counts() == (1, 0, 0, 1)
+    Block(SMALL)(Attention(24, 4)(torch.zeros(2, 9, 24))[0])
+    assert counts() == (1, 0, 2, 1)

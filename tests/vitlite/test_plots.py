@@ -48,9 +48,6 @@ EVERY_KIND = {
     "image_grid": lambda: plots.image_grid(torch.rand(3, 1, 8, 8), ["a", "b", "c"], title="t"),
     "patch_grid": lambda: plots.patch_grid(torch.rand(3, 8, 8), 4, numbers=True, title="t"),
     "heatmaps": lambda: plots.heatmaps(torch.rand(7, 4, 4), list("abcdefg"), label="weight", title="t"),
-    "heatmaps, own scales": lambda: plots.heatmaps(
-        torch.rand(2, 4, 4), label="weight", shared=False, title="t"
-    ),
     "matrix": lambda: plots.matrix(torch.rand(3, 4), xlabel="key", ylabel="query", label="weight", title="t"),
     "lines": lambda: plots.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}, "x", "y", title="t"),
     "bars": lambda: plots.bars({"a": 1, "b": 2}, "y", title="t"),
@@ -189,12 +186,6 @@ class TestHeatmaps:
     def test_limits_can_be_given(self):
         fig = plots.heatmaps(torch.rand(2, 4, 4), vmin=-1, vmax=1)
         assert fig.axes[1].images[0].get_clim() == (-1, 1)
-
-    def test_each_map_can_have_its_own_scale(self):
-        maps = torch.stack([torch.arange(4.0).view(2, 2), 10 * torch.arange(4.0).view(2, 2)])
-        fig = plots.heatmaps(maps, shared=False)
-        assert len(fig.axes) == 4
-        assert [ax.images[0].get_clim() for ax in fig.axes[:2]] == [(0, 3), (0, 30)]
 
     def test_one_bare_map_is_refused(self):
         with pytest.raises(ValueError, match=r"maps has shape \(4, 4\).*map\[None\]"):

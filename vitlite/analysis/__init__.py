@@ -2,7 +2,8 @@
 
 Nothing here knows a model of ours. Attention maps come as any iterable of tensors ``[B, heads, T, T]``, one a layer,
 from any library; with a generator such as ``ViT.iter_attention`` one layer is in memory at a time. How many tokens
-stand before the patches (class token, distillation token, registers) follows from the grid: T less its patches.
+stand before the patches (class token, distillation token, registers) follows from the grid: T less its patches. What
+does not fit is refused, with a ``TypeError`` if it is no tensor, else a ``ValueError``: the message says what to pass.
 
 Several analyses in one forward pass: what looks at each layer alone can do so on the way to what needs them all.
 
@@ -42,26 +43,8 @@ from vitlite.analysis.probe import LinearProbe, linear_probe
 from vitlite.analysis.rollout import attention_rollout, gradient_rollout, iter_rollout, token_map
 
 __all__ = [
-    "Filters",
-    "LinearProbe",
-    "Localisation",
-    "attention_entropy",
-    "attention_rollout",
-    "bias_by_offset",
-    "bootstrap",
-    "centre_prior",
-    "class_attention",
-    "deletion_curve",
-    "embedding_filters",
-    "gradient_rollout",
-    "insertion_curve",
-    "iter_rollout",
-    "linear_probe",
-    "localisation",
-    "mean_attention_distance",
-    "position_similarity",
-    "prefix_similarity",
-    "token_map",
-    "uniform_attention_distance",
-    "without_query",
+    "Filters", "LinearProbe", "Localisation", "attention_entropy", "attention_rollout", "bias_by_offset", "bootstrap",
+    "centre_prior", "class_attention", "deletion_curve", "embedding_filters", "gradient_rollout", "insertion_curve",
+    "iter_rollout", "linear_probe", "localisation", "mean_attention_distance", "position_similarity",
+    "prefix_similarity", "token_map", "uniform_attention_distance", "without_query",
 ]

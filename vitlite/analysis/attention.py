@@ -7,30 +7,21 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from vitlite.analysis.maps import checked, pair, precision, prefix_tokens, token_rows
+from vitlite import checks
+from vitlite.analysis.maps import as_grid, checked, precision, prefix_tokens, token_rows
 
-__all__ = [
-    "attention_entropy",
-    "class_attention",
-    "mean_attention_distance",
-    "uniform_attention_distance",
-    "without_query",
-]
+__all__ = ["attention_entropy", "class_attention", "mean_attention_distance", "uniform_attention_distance",
+           "without_query"]
 
 
 @torch.no_grad()
 def mean_attention_distance(
-    attention: Iterable[Tensor],
-    grid: tuple[int, int],
-    patch_size: int | tuple[int, int],
-    *,
-    per_image: bool = False,
-    include_prefix: bool = False,
+    attention: Iterable[Tensor], grid: tuple[int, int], patch_size: int | tuple[int, int], *, per_image: bool = False
 ) -> Tensor:
     """How far each head looks: the distance between query and key patch, averaged with the attention weights.
 
     Distances are between the centres of patches, in pixels of the model's input. Queries are the patches. Tokens before
-    the patches have no place: their columns are left out and the rest of each row is divided by its sum. A row of which
+    the patches lie nowhere: their columns are left out and the rest of each row is divided by its sum. A row of which
     nothing is left has no distance and does not count.
 
     Args:
@@ -39,37 +30,29 @@ def mean_attention_distance(
         grid: Rows and columns of patches.
         patch_size: Side of a patch in pixels, or (height, width).
         per_image: Keep the images apart, to see their spread, or to join batches: ``torch.cat(parts, dim=-1)``.
-        include_prefix: Do not renormalise: looking at a prefix token counts as distance 0. The result is smaller by
-            the share of attention that such tokens get.
 
     Returns:
         ``[layers, heads]``, the mean over images, or ``[layers, heads, B]``; pixels; float32, or float64 as the maps.
-
-    Raises:
-        TypeError: If there are no maps.
-        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, or do not fit the grid.
 
     Example:
         >>> uniform = torch.full((1, 2, 4, 4), 1 / 4)
         >>> mean_attention_distance([uniform], grid=(2, 2), patch_size=4)  # (0 + 4 + 4 + 5.66) / 4
         tensor([[3.4142, 3.4142]])
     """
-    distances, found = _distances(grid, patch_size), []
+    distances, layers = _distances(grid, patch_size), []
     for layer in checked(attention):
         prefix = prefix_tokens(layer.shape[-1], grid)
         distances = distances.to(layer.device, precision(layer))
         images = layer[..., prefix:, prefix:]  # [B, heads, N, N]
-        found.append(torch.stack([_distance(image, distances, include_prefix) for image in images], dim=-1))
+        layers.append(torch.stack([_distance(image, distances) for image in images], dim=-1))
         del layer, images
-    each = torch.stack(found)
+    each = torch.stack(layers)
     return each if per_image else each.nanmean(dim=-1)
 
 
-def _distance(image: Tensor, distances: Tensor, include_prefix: bool) -> Tensor:
+def _distance(image: Tensor, distances: Tensor) -> Tensor:
     """Of one image: ``[heads, N, N]`` -> ``[heads]``."""
-    looked = (image * distances).sum(dim=-1)  # [heads, N]
-    if not include_prefix:
-        looked = looked / image.sum(dim=-1, dtype=distances.dtype)
+    looked = (image * distances).sum(dim=-1) / image.sum(dim=-1, dtype=distances.dtype)  # [heads, N]
     return looked.nanmean(dim=-1)
 
 
@@ -79,9 +62,6 @@ def uniform_attention_distance(grid: tuple[int, int], patch_size: int | tuple[in
     Args:
         grid: Rows and columns of patches.
         patch_size: Side of a patch in pixels, or (height, width).
-
-    Raises:
-        ValueError: If a side is below 1.
 
     Example:
         >>> round(uniform_attention_distance((2, 2), 4), 4)
@@ -105,10 +85,6 @@ def without_query(attention: Iterable[Tensor], grid: tuple[int, int]) -> Iterato
     Yields:
         ``[B, heads, N, N]`` for each layer, among patches: tokens before them are left out, as in
         ``mean_attention_distance``. All rows of an image and head are the same, and sum to 1.
-
-    Raises:
-        TypeError: If there are no maps.
-        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, or do not fit the grid.
 
     Example:
         >>> looks_at_itself = torch.eye(4).expand(1, 1, 4, 4)
@@ -136,21 +112,17 @@ def attention_entropy(attention: Iterable[Tensor], *, per_image: bool = False) -
     Returns:
         ``[layers, heads]``, the mean over images, or ``[layers, heads, B]``.
 
-    Raises:
-        TypeError: If there are no maps.
-        ValueError: If the maps are no probabilities ``[B, heads, T, T]``.
-
     Example:
         >>> attention_entropy([torch.eye(4).expand(1, 2, 4, 4), torch.full((1, 2, 4, 4), 1 / 4)])
         tensor([[0.0000, 0.0000],
                 [1.3863, 1.3863]])
     """
-    found = []
+    layers = []
     for layer in checked(attention):
         rows = [torch.special.entr(image.to(precision(layer))).sum(dim=-1) for image in layer]  # each [heads, T]
-        found.append(torch.stack(rows, dim=-1).mean(dim=1))
+        layers.append(torch.stack(rows, dim=-1).mean(dim=1))
         del layer
-    each = torch.stack(found)
+    each = torch.stack(layers)
     return each if per_image else each.mean(dim=-1)
 
 
@@ -171,25 +143,21 @@ def class_attention(
         ``[layers, B, rows, cols]``, or ``[layers, B, heads, rows, cols]``; not renormalised, so the rest of the row
         went to the prefix tokens.
 
-    Raises:
-        TypeError: If there are no maps.
-        ValueError: If there is no such token, or the maps do not fit the grid.
-
     Example:
         >>> class_attention([torch.full((1, 2, 5, 5), 1 / 5)], grid=(2, 2)).flatten()
         tensor([0.2000, 0.2000, 0.2000, 0.2000])
     """
-    found = []
+    layers = []
     for layer in checked(attention):
         looks = token_rows(layer, grid, token)  # [B, heads, rows, cols]
-        found.append(looks.clone() if per_head else looks.mean(dim=1))  # a view would keep the whole layer
+        layers.append(looks.clone() if per_head else looks.mean(dim=1))  # a view would keep the whole layer
         del layer, looks
-    return torch.stack(found)
+    return torch.stack(layers)
 
 
 def _distances(grid: tuple[int, int], patch_size: int | tuple[int, int]) -> Tensor:
     """Pixels between the centres of any two patches, ``[N, N]``, float64."""
     steps = [torch.arange(count, dtype=torch.float64) * side
-             for count, side in zip(pair(grid, "grid"), pair(patch_size, "patch_size"), strict=True)]
+             for count, side in zip(as_grid(grid), checks.pair(patch_size, "patch_size"), strict=True)]
     centres = torch.cartesian_prod(*steps)
     return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")

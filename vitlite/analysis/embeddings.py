@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitlite.analysis.maps import check_values, pair, precision
+from vitlite import checks
+from vitlite.analysis.maps import as_grid, check_values, precision
 
 __all__ = ["Filters", "bias_by_offset", "embedding_filters", "position_similarity", "prefix_similarity"]
 
@@ -29,21 +30,17 @@ class Filters(NamedTuple):
 def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int] | None = None, count: int = 28) -> Filters:
     """Principal components of the patch projection's filters, as tiles of the form of a patch.
 
-    The D filters are centred; the components are the right singular vectors, largest first. Their sign is arbitrary:
-    it is chosen so that the weight of largest magnitude is positive.
+    The D filters are centred; the components are the right singular vectors, largest first. Their sign is arbitrary: it
+    is chosen so that the weight of largest magnitude is positive.
 
     Args:
-        weight: ``[D, C·P·P]``, channel by channel and row by row, as ``PatchEmbed`` has it, or a convolution's
-            ``[D, C, P, P]``.
+        weight: ``[D, C·P·P]``, channel by channel and row by row, as ``PatchEmbed`` has it, or a convolution's ``[D, C,
+            P, P]``.
         patch_size: P, or (height, width); a convolution's weight tells it.
         count: How many components; the paper shows 28.
 
     Returns:
         The components and the share of the variance along each.
-
-    Raises:
-        TypeError: If the weight is no tensor.
-        ValueError: If the weight is not of that form or not finite, or has fewer than ``count`` components.
 
     Example:
         >>> embedding_filters(torch.randn(64, 48), patch_size=4, count=12).components.shape
@@ -69,7 +66,7 @@ def _tile(weight: Tensor, patch_size: int | tuple[int, int] | None) -> tuple[int
         return tuple(weight.shape[1:])
     if patch_size is None:
         raise ValueError(f"weight has shape {list(weight.shape)}, which does not tell the patch; pass patch_size=")
-    height, width = pair(patch_size, "patch_size")
+    height, width = checks.pair(patch_size, "patch_size")
     if weight.ndim == 4 and tuple(weight.shape[2:]) == (height, width):
         return tuple(weight.shape[1:])
     if weight.ndim == 2 and weight.shape[1] % (height * width) == 0:
@@ -93,10 +90,6 @@ def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
         ``[rows, cols, rows, cols]``: ``[r, c]`` is the map of the patch in row r and column c; from -1 to 1, and 0 for
         an embedding that is zero.
 
-    Raises:
-        TypeError: If there is no table.
-        ValueError: If the table has fewer rows than the grid has patches, or is not finite.
-
     Example:
         >>> position_similarity(torch.eye(4), grid=(2, 2))[0, 1]
         tensor([[0., 1.],
@@ -117,10 +110,6 @@ def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         ``[prefix, rows, cols]``: class token, distillation token and registers, in the order of the table.
 
-    Raises:
-        TypeError: If there is no table.
-        ValueError: If the table has fewer rows than the grid has patches, or is not finite.
-
     Example:
         >>> prefix_similarity(torch.tensor([[0.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), grid=(1, 2))
         tensor([[[1., 0.]]])
@@ -134,13 +123,11 @@ def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     ``[rows, cols, D]``."""
     check_values(table, "table", "[prefix + N, D], such as model.position_table() (relative positions have none: see "
                  "bias_by_offset)")
-    rows, cols = pair(grid, "grid")
+    rows, cols = as_grid(grid)
     flat = table[0] if table.ndim == 3 and len(table) == 1 else table
     if flat.ndim != 2 or len(flat) < rows * cols:
-        raise ValueError(
-            f"table has shape {list(table.shape)}; expected [prefix + {rows * cols}, D]: a row for each of the "
-            f"{rows}×{cols} patches, after those of class token and the like"
-        )
+        raise ValueError(f"table has shape {list(table.shape)}; expected [prefix + {rows * cols}, D]: a row for each "
+                         f"of the {rows}×{cols} patches, after those of class token and the like")
     unit = torch.nn.functional.normalize(flat.to(precision(flat)), dim=-1)
     return unit[: -rows * cols], unit[-rows * cols :].unflatten(0, (rows, cols))
 
@@ -157,10 +144,6 @@ def bias_by_offset(bias: Tensor) -> Tensor:
 
     Returns:
         ``[2N − 1]``: the mean over all pairs with offset j − i, from −(N − 1) to N − 1.
-
-    Raises:
-        TypeError: If there is no bias.
-        ValueError: If the last two axes differ, or the bias is empty or not finite.
 
     Example:
         >>> bias_by_offset(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))

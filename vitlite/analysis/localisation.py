@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlite.analysis.maps import check_tensor, pair
+from vitlite.analysis.maps import as_grid, check_tensor
 
 __all__ = ["Localisation", "bootstrap", "centre_prior", "deletion_curve", "insertion_curve", "localisation"]
 
@@ -17,8 +17,8 @@ __all__ = ["Localisation", "bootstrap", "centre_prior", "deletion_curve", "inser
 class Localisation(NamedTuple):
     """Three scores of each map against its mask, each ``[B]`` and between 0 and 1.
 
-    A map that is the same everywhere scores the object's share of the image: the last two exactly, the first as seen
-    at the centres of the patches.
+    A map that is the same everywhere scores the object's share of the image: the last two exactly, the first as seen at
+    the centres of the patches.
 
     Example:
         >>> scores = localisation(torch.rand(5, 4, 4), torch.ones(5, 32, 32))  # the object is everywhere
@@ -48,11 +48,6 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
 
     Returns:
         The three scores of each image, float32 on the CPU.
-
-    Raises:
-        TypeError: If maps or masks are no tensor.
-        ValueError: If the shapes do not fit, there is no image, a map is negative or not finite, or a mask is empty or
-            not finite.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -100,16 +95,13 @@ def centre_prior(grid: tuple[int, int], width: float = 0.25) -> Tensor:
     Returns:
         ``[rows, cols]``, with 1 at the middle.
 
-    Raises:
-        ValueError: If a side is below 1, or the width is not above 0.
-
     Example:
         >>> centre_prior((3, 3)).argmax().item()
         4
     """
     if not width > 0:
         raise ValueError(f"width is {width}; expected a share of the side, above 0, such as 0.25")
-    rows, cols = ((2 * torch.arange(n) + 1 - n) / (2 * n * width) for n in pair(grid, "grid"))
+    rows, cols = ((2 * torch.arange(n) + 1 - n) / (2 * n * width) for n in as_grid(grid))
     return torch.exp(-(rows[:, None].square() + cols[None].square()) / 2)
 
 
@@ -124,10 +116,6 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
 
     Returns:
         Mean, lower end and upper end.
-
-    Raises:
-        TypeError: If the values are no tensor.
-        ValueError: If there is no value, one is not finite, or an option is out of range.
 
     Example:
         >>> bootstrap(torch.ones(10))
@@ -171,11 +159,6 @@ def deletion_curve(
         float32 ``[len(shares)]``, the accuracy at each share; or ``[len(shares), B]``, 1 where an image is answered
         right and 0 elsewhere.
 
-    Raises:
-        TypeError: If images, labels or ranking are no tensor.
-        ValueError: If the ranking does not fit the images or holds a NaN, there is no image, a share is not in [0, 1],
-            or the blank colour does not have a number for each channel.
-
     Example:
         >>> brightest = lambda images: images.mean(dim=1).flatten(1)  # "class": the brightest pixel
         >>> image = torch.tensor([[[[1.0, 0.2], [0.5, 0.1]]]])
@@ -190,11 +173,11 @@ def deletion_curve(
     if blank.shape != images.shape[1:2]:
         raise ValueError(f"blank has shape {list(blank.shape)}; expected one number for each of the images' "
                          f"{images.shape[1]} channels")
-    found = []
+    right = []
     for step in steps:
         answers = model(torch.where(rank < step, blank[:, None, None], images)).argmax(dim=1)
-        found.append((answers == labels.to(answers.device)).float())
-    each = torch.stack(found).cpu()
+        right.append((answers == labels.to(answers.device)).float())
+    each = torch.stack(right).cpu()
     return each if per_image else each.mean(dim=1)
 
 
@@ -202,23 +185,9 @@ def insertion_curve(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
     *, blank: Tensor | None = None, per_image: bool = False,
 ) -> Tensor:
-    """Accuracy while patches appear on a blank image, those with the largest values first; see ``deletion_curve``.
+    """Accuracy while patches appear on a blank image, those with the largest values first.
 
-    Args:
-        model: Images to logits.
-        images: ``[B, C, H, W]``, normalised.
-        labels: int64 ``[B]``.
-        ranking: ``[B, rows, cols]``, how important each patch is said to be.
-        shares: Which shares of the patches to show, each in [0, 1].
-        blank: Colour of a blank patch ``[C]``; zero by default.
-        per_image: Keep the images apart.
-
-    Returns:
-        float32 ``[len(shares)]``, or ``[len(shares), B]``.
-
-    Raises:
-        TypeError: As ``deletion_curve``.
-        ValueError: As ``deletion_curve``.
+    Arguments and result are those of ``deletion_curve``, but ``shares`` says which shares of the patches to show.
 
     Example:
         >>> brightest = lambda images: images.mean(dim=1).flatten(1)

@@ -8,7 +8,9 @@ from itertools import count
 import torch
 from torch import Tensor
 
-__all__ = ["check_tensor", "check_values", "checked", "pair", "precision", "prefix_tokens", "token_rows"]
+from vitlite import checks
+
+__all__ = ["as_grid", "check_tensor", "check_values", "checked", "precision", "prefix_tokens", "token_rows"]
 
 TOLERANCE = 0.01  # how far a row's sum may be from 1: rounding to bfloat16 stays below
 
@@ -16,13 +18,8 @@ TOLERANCE = 0.01  # how far a row's sum may be from 1: rounding to bfloat16 stay
 def checked(attention: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
     """The maps of one layer after the other, each checked; none is kept.
 
-    Whoever takes a map must let go of it (``del``) before asking for the next, or two are in memory. ``map`` lets go
-    of what it handed on; ``enumerate`` and ``zip`` do not.
-
-    Raises:
-        TypeError: If there are no maps, or one is not a tensor.
-        ValueError: If a map is not ``[B, heads, T, T]``, differs in shape from the first, or has rows that are no
-            probabilities; or if there is no layer.
+    Whoever takes a map must let go of it (``del``) before asking for the next, or two are in memory. ``map`` lets go of
+    what it handed on; ``enumerate`` and ``zip`` do not.
     """
     if attention is None:
         raise TypeError("attention is None: fused attention forms no maps; ask the model's library for explicit "
@@ -49,10 +46,8 @@ def _check_shape(layer: Tensor, number: int, first: torch.Size | None) -> None:
         raise TypeError(f"attention of layer {number} is {type(layer).__name__}; expected a tensor [batch, heads, "
                         "tokens, tokens] (fused attention forms none: ask for explicit attention)")
     if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2] or not layer.numel():
-        raise ValueError(
-            f"attention of layer {number} has shape {list(layer.shape)}; expected [batch, heads, tokens, tokens], "
-            "one such tensor a layer (put a single layer into a list)"
-        )
+        raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}; expected "
+                         "[batch, heads, tokens, tokens], one such tensor a layer (put a single layer into a list)")
     if layer.shape != first:
         raise ValueError(f"attention of layer {number} has shape {list(layer.shape)}, of layer 1 {list(first)}; all "
                          "layers must agree")
@@ -70,29 +65,18 @@ def _check_rows(layer: Tensor, number: int) -> None:
         advice = "its columns do: pass attention.transpose(-2, -1)"
     else:
         advice = "pass the weights after the softmax, before dropout (model.eval()), with the columns of all tokens"
-    raise ValueError(
-        f"the rows of layer {number} do not sum to 1: sums from {sums.min().item():.3g} to {sums.max().item():.3g}, "
-        f"smallest weight {least.item():.3g}; {advice}"
-    )
+    raise ValueError(f"the rows of layer {number} do not sum to 1: sums from {sums.min().item():.3g} to "
+                     f"{sums.max().item():.3g}, smallest weight {least.item():.3g}; {advice}")
 
 
 def check_tensor(values: Tensor, name: str, expected: str) -> None:
-    """A tensor, and no array or list.
-
-    Raises:
-        TypeError: If it is none.
-    """
+    """A tensor, and no array or list."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} is {type(values).__name__}; expected a tensor {expected}")
 
 
 def check_values(values: Tensor, name: str, expected: str) -> None:
-    """A tensor of finite numbers: one NaN would spread to all that is computed from it.
-
-    Raises:
-        TypeError: If it is no tensor.
-        ValueError: If a value is not finite.
-    """
+    """A tensor of finite numbers: one NaN would spread to all that is computed from it."""
     check_tensor(values, name, expected)
     if not values.isfinite().all():
         raise ValueError(f"{name} holds {(~values.isfinite()).sum().item()} values that are not finite; did the "
@@ -104,25 +88,14 @@ def precision(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
-    """A size as (height, width): a single number stands for a square.
-
-    Raises:
-        ValueError: If it is neither an int nor two, or below 1.
-    """
-    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Iterable) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ValueError(f"{name} is {size!r}; expected two ints, at least 1: (rows, columns) or (height, width)")
-    return sides
+def as_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches: a single number stands for a square."""
+    return checks.grid((grid, grid) if isinstance(grid, int) else grid)
 
 
 def prefix_tokens(tokens: int, grid: tuple[int, int]) -> int:
-    """How many tokens stand before the patches.
-
-    Raises:
-        ValueError: If there are fewer tokens than patches.
-    """
-    rows, cols = pair(grid, "grid")
+    """How many tokens stand before the patches."""
+    rows, cols = as_grid(grid)
     if tokens < rows * cols:
         raise ValueError(f"there are {tokens} tokens, and a grid of {rows}×{cols} has {rows * cols} patches; pass the "
                          "grid (rows, columns) of patches that the maps were made on")
@@ -130,12 +103,7 @@ def prefix_tokens(tokens: int, grid: tuple[int, int]) -> int:
 
 
 def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor:
-    """The row of one prefix token on the patches, or the mean of the patches' rows: ``[..., T, T]`` -> ``[..., rows,
-    cols]``.
-
-    Raises:
-        ValueError: If there is no such token, or the maps do not fit the grid.
-    """
+    """The row of a prefix token, or the patches' mean row: ``[..., T, T]`` -> ``[..., rows, cols]``."""
     prefix = prefix_tokens(maps.shape[-1], grid)
     if token is None:
         rows = maps[..., prefix:, prefix:].mean(dim=-2, dtype=precision(maps))
@@ -144,4 +112,4 @@ def token_rows(maps: Tensor, grid: tuple[int, int], token: int | None) -> Tensor
     else:
         raise ValueError(f"token is {token!r}; there are {prefix} tokens before the patches: pass one of them, or "
                          "token=None for the mean of the patches' rows, which average pooling reads")
-    return rows.unflatten(-1, pair(grid, "grid"))
+    return rows.unflatten(-1, as_grid(grid))

@@ -31,11 +31,7 @@ class LinearProbe:
         return features.to(self.weight) @ self.weight + self.bias
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        """Share of the features whose largest score is the label's.
-
-        Raises:
-            ValueError: If there are not as many labels as features, there are none, or a feature is not finite.
-        """
+        """Share of the features whose largest score is the label's."""
         if labels.shape != features.shape[:1] or not len(labels) or not features.isfinite().all():
             raise ValueError(f"features have shape {list(features.shape)}, labels {list(labels.shape)}; expected "
                              "[n, D], all finite, and [n], at least one")
@@ -55,18 +51,14 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
     Returns:
         The fitted map.
 
-    Raises:
-        ValueError: If shapes or labels do not fit, a feature is not finite, or ``l2`` is not above 0 and finite.
-
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
         >>> linear_probe(x, torch.tensor([0, 0, 1, 1]), classes=2).accuracy(x, torch.tensor([0, 0, 1, 1]))
         1.0
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"features have shape {list(features.shape)}, labels {list(labels.shape)}; expected [n, D] and [n]"
-        )
+        raise ValueError(f"features have shape {list(features.shape)}, labels {list(labels.shape)}; "
+                         "expected [n, D] and [n]")
     if not len(labels) or labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be ints between 0 and {classes - 1}, and there must be some")
     if not features.isfinite().all():

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlite.analysis.maps import check_tensor, checked, pair, precision, token_rows
+from vitlite import checks
+from vitlite.analysis.maps import check_tensor, checked, precision, token_rows
 
 __all__ = ["attention_rollout", "gradient_rollout", "iter_rollout", "token_map"]
 
@@ -31,18 +32,13 @@ def attention_rollout(
         attention: ``[B, heads, T, T]`` for each layer, first layer first. A generator, such as
             ``model.iter_attention(images)``, runs here, without gradients and with one layer in memory.
         fusion: How heads are joined: ``"mean"``, ``"min"`` or ``"max"``.
-        discard: Share of each image's joined weights that is set to zero, the smallest, in [0, 1). Weights equal to
-            the smallest that stays all stay.
+        discard: Share of each image's joined weights that is set to zero, the smallest, in [0, 1). Weights equal to the
+            smallest that stays all stay.
         residual: Weight of the identity against attention; one half is "add the identity", 0 leaves it out.
 
     Returns:
         ``[B, T, T]``, rows summing to 1: by row the output tokens, by column the input tokens. Row 0 is the class
         token's, see ``token_map``. float32, or float64 as the maps.
-
-    Raises:
-        TypeError: If there are no maps.
-        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, an option is unknown, or fusion and
-            discarding leave a row without weight where ``residual`` is 0.
 
     Example:
         >>> attention_rollout([torch.eye(3).expand(1, 2, 3, 3)] * 4)[0]  # of identity attention: the identity
@@ -68,8 +64,7 @@ def iter_rollout(
         >>> len(list(iter_rollout([torch.eye(3).expand(1, 2, 3, 3)] * 4)))
         4
     """
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion is {fusion!r}; expected one of {', '.join(map(repr, FUSIONS))}")
+    checks.choice(FUSIONS, fusion=fusion)
     if not (0 <= discard < 1 and 0 <= residual < 1):
         raise ValueError(f"discard is {discard} and residual {residual}; both are shares, at least 0 and below 1")
     rollout = None
@@ -107,11 +102,6 @@ def gradient_rollout(
 
     Returns:
         ``[B, T, T]``, not negative. Of a model whose head is all zeros, as ``ViT`` starts, the identity.
-
-    Raises:
-        TypeError: If the model returns no maps, or the images are no floating-point tensor.
-        ValueError: If the maps are no probabilities ``[B, heads, T, T]``, the logits do not depend on them, there is no
-            gradient, or ``classes`` does not fit.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=2, num_heads=3, mlp_dim=48, zero_head=False))
@@ -159,15 +149,11 @@ def token_map(
         rollout: ``[B, T, T]``, or attention with its heads joined.
         grid: Rows and columns of patches.
         image_size: Resample bilinearly to this many pixels; by default one number a patch.
-        token: Whose row: which of the tokens before the patches; 0 is the class token. None is the mean of the
-            patches' rows, for models that average the patches.
+        token: Whose row: which of the tokens before the patches; 0 is the class token. None is the mean of the patches'
+            rows, for models that average the patches.
 
     Returns:
         ``[B, rows, cols]``, or ``[B, height, width]``.
-
-    Raises:
-        TypeError: If the rollout is no tensor.
-        ValueError: If the shape does not fit the grid, or there is no such token.
 
     Example:
         >>> token_map(torch.full((1, 5, 5), 0.2), grid=(2, 2), image_size=8).shape
@@ -179,7 +165,7 @@ def token_map(
     picture = token_rows(rollout.detach(), grid, token)
     if image_size is None:
         return picture
-    return F.interpolate(picture[:, None], pair(image_size, "image_size"), mode="bilinear")[:, 0]
+    return F.interpolate(picture[:, None], checks.pair(image_size, "image_size"), mode="bilinear")[:, 0]
 
 
 def _without_smallest(fused: Tensor, share: float) -> Tensor:

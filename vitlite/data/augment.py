@@ -1,10 +1,12 @@
 """Augmentation of a whole batch at once, on the device it lives on, drawn for each image alone.
 
-Every function takes images ``[B, C, H, W]`` and a ``torch.Generator`` and returns a new tensor; the same
-generator state gives the same result. A generator on the CPU serves a batch on any device: only its few draws for
-each image travel there, and nothing waits. While training, the order is
+Every function takes images ``[B, C, H, W]`` and a ``torch.Generator`` and returns a new tensor; the same generator
+state gives the same result. A generator on the CPU serves a batch on any device: only its few draws for each image
+travel there, and nothing waits. While training, the order is
 
     random_crop, random_flip, trivial_augment, random_erase  ->  cutmix, mixup or mix  ->  normalise
+
+What does not fit is refused, with a ``TypeError`` if it is of another type, else a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -50,9 +52,6 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Pad each image with ``padding`` black pixels on every side and cut a random window of the old size.
 
-    Raises:
-        ValueError: If ``padding`` is negative.
-
     Example:
         >>> pixels = torch.tensor([[[[7]]]], dtype=torch.uint8).expand(50, 1, 1, 1)
         >>> random_crop(pixels, 1, torch.Generator().manual_seed(0)).unique().tolist()
@@ -74,19 +73,8 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
 def trivial_augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """TrivialAugment (Müller & Hutter, 2021), its wide space: one random operation of random strength.
 
-    Operation, strength and sign are drawn evenly and for each image alone; torchvision's ``TrivialAugmentWide``
-    draws one of each for the whole batch.
-
-    Args:
-        images: uint8 ``[B, C, H, W]`` with one channel or three.
-        generator: Where the randomness comes from.
-
-    Returns:
-        uint8 ``[B, C, H, W]``.
-
-    Raises:
-        TypeError: If the images are not uint8.
-        ValueError: If they do not have four axes, and one channel or three.
+    Operation, strength and sign are drawn evenly and for each image alone; torchvision's ``TrivialAugmentWide`` draws
+    one of each for the whole batch. Images are uint8, with one channel or three.
 
     Example:
         >>> images = torch.arange(0, 240, 5, dtype=torch.uint8).view(1, 3, 4, 4).expand(100, -1, -1, -1)
@@ -109,17 +97,10 @@ def apply_operations(images: Tensor, operation: Tensor, magnitude: Tensor) -> Te
 
     Args:
         images: uint8 ``[B, C, H, W]`` with one channel or three.
-        operation: int64 ``[B]``, places in ``OPERATIONS``; on the CPU, if nothing is to wait for the device.
+        operation: int64 ``[B]``, indices in ``OPERATIONS``; on the CPU, if nothing is to wait for the device.
         magnitude: float ``[B]``, beside it: shears in pixels a row or column, shifts in pixels, the angle in degrees
             against the clock, blends as the distance of their factor from 1, bits to keep, the brightness from which
             pixels are inverted (white is 1). The last three operations have none.
-
-    Returns:
-        uint8 ``[B, C, H, W]``.
-
-    Raises:
-        TypeError: If the images are not uint8.
-        ValueError: If they do not have four axes, and one channel or three.
 
     Example:
         >>> picture = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
@@ -134,7 +115,7 @@ def apply_operations(images: Tensor, operation: Tensor, magnitude: Tensor) -> Te
     counts = operation.bincount(minlength=len(OPERATIONS)).tolist()
     order = operation.argsort()
     plan = _send(torch.stack([order, order.argsort(), operation[order], magnitude[order]]), images)
-    order, place, operation = plan[:3].long()
+    order, back, operation = plan[:3].long()
     images = images.index_select(0, order)
     kinds = [sum(counts[_MOVES]), sum(counts[_BLENDS]), *counts[_BLENDS.stop :]]
     parts, magnitudes = images.split(kinds), plan[3].view(-1, 1, 1, 1).split(kinds)
@@ -147,7 +128,7 @@ def apply_operations(images: Tensor, operation: Tensor, magnitude: Tensor) -> Te
         vision.equalize(parts[5]),
         parts[6],
     ]
-    return torch.cat(done).index_select(0, place)
+    return torch.cat(done).index_select(0, back)
 
 
 def _move(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
@@ -155,8 +136,8 @@ def _move(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
     height, width = images.shape[2:]
     x = torch.arange(width, device=images.device) - (width - 1) / 2  # from the centre of the image
     y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
-    mine = (operation == torch.arange(5, device=images.device)[:, None])[:, :, None, None, None]  # [5, b, 1, 1, 1]
-    shear_x, shear_y, shift_x, shift_y, angle = torch.where(mine, magnitude, 0.0)  # at most one is not 0
+    drawn = (operation == torch.arange(5, device=images.device)[:, None])[:, :, None, None, None]  # [5, b, 1, 1, 1]
+    shear_x, shear_y, shift_x, shift_y, angle = torch.where(drawn, magnitude, 0.0)  # at most one is not 0
     cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
     right, down = 2 / width, 2 / height  # a pixel, where the image is 2 wide and 2 high; shears keep its top left
     columns = right * cos * x + right * ((shear_x - sin) * y + shear_x * height / 2 - shift_x)  # [b, 1, H, W]
@@ -181,9 +162,6 @@ def random_erase(images: Tensor, probability: float, generator: torch.Generator)
         images: ``[B, C, H, W]``, uint8 or float, white being 255.
         probability: How often an image is erased.
         generator: Where the randomness comes from.
-
-    Raises:
-        ValueError: If ``probability`` is not in [0, 1].
 
     Example:
         >>> black = torch.zeros(50, 3, 8, 8, dtype=torch.uint8)
@@ -227,8 +205,8 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """CutMix (Yun et al., 2019): paste a rectangle of another image of the batch, and mix the targets by area.
 
-    The rectangle has the image's proportions, a uniformly drawn area and a uniformly drawn centre; what sticks out
-    is cut off. torchvision's own draws one rectangle for the whole batch.
+    The rectangle has the image's proportions, a uniformly drawn area and a uniformly drawn centre; what sticks out is
+    cut off. torchvision's own draws one rectangle for the whole batch.
 
     Args:
         images: ``[B, C, H, W]``.
@@ -239,9 +217,6 @@ def cutmix(
 
     Returns:
         The images, and float targets ``[B, classes]`` that sum to 1.
-
-    Raises:
-        ValueError: If ``share`` is not in [0, 1], or the targets have another shape.
 
     Example:
         >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 4, 4)
@@ -268,21 +243,8 @@ def mixup(
 ) -> tuple[Tensor, Tensor]:
     """Mixup (Zhang et al., 2018): blend each image, and its target, with another one of the batch.
 
-    An image keeps the share λ ~ Beta(α, α), drawn for each alone: near 0 or 1 for a small α, near one half for a
-    large one.
-
-    Args:
-        images: ``[B, C, H, W]``.
-        targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
-        classes: Number of classes.
-        alpha: α, above 0.
-        generator: Where the randomness comes from.
-
-    Returns:
-        Float images on the same scale, and float targets ``[B, classes]`` that sum to 1.
-
-    Raises:
-        ValueError: If ``alpha`` is not above 0, or the targets have another shape.
+    An image keeps the share λ ~ Beta(α, α), drawn for each alone: near 0 or 1 for a small α, near one half for a large
+    one. Arguments and result are those of ``cutmix``, with ``alpha``, above 0, in place of ``share``.
 
     Example:
         >>> images = torch.tensor([0.0, 255.0]).view(2, 1, 1, 1)
@@ -315,21 +277,8 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """CutMix for some images and Mixup for all others: the first ``share`` of the batch, and the rest.
 
-    A training batch comes in random order, so every image may get either.
-
-    Args:
-        images: ``[B, C, H, W]``.
-        targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
-        classes: Number of classes.
-        share: Share of the images, between 0 and 1, that get CutMix.
-        alpha: Mixup's α, above 0.
-        generator: Where the randomness comes from.
-
-    Returns:
-        Float images on the same scale, and float targets ``[B, classes]`` that sum to 1.
-
-    Raises:
-        ValueError: As ``cutmix`` and ``mixup``.
+    A training batch comes in random order, so every image may get either. Arguments and result are those of ``cutmix``
+    and ``mixup``.
 
     Example:
         >>> images, labels = torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.arange(8)
@@ -352,9 +301,6 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: Mean of each channel, on the scale where white is 1.
         std: Standard deviation of each channel, on the same scale.
 
-    Raises:
-        ValueError: If the number of figures is not the number of channels.
-
     Example:
         >>> normalise(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), mean=[0.5], std=[0.25])
         tensor([[[[-2.,  2.]]]])
@@ -367,10 +313,10 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 def _change(images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """The images, those that were ``chosen`` (bool ``[B]``) changed; only they are touched, and move as a whole."""
-    which, place = chosen.nonzero()[:, 0], torch.arange(len(images), device=chosen.device)
-    place[which] = torch.arange(len(which), device=chosen.device) + len(images)
+    which, back = chosen.nonzero()[:, 0], torch.arange(len(images), device=chosen.device)
+    back[which] = torch.arange(len(which), device=chosen.device) + len(images)
     changed = change(images.index_select(0, _send(which, images)))
-    return torch.cat([images, changed]).index_select(0, _send(place, images))
+    return torch.cat([images, changed]).index_select(0, _send(back, images))
 
 
 def _box(rows: Tensor, columns: Tensor, images: Tensor) -> Tensor:
@@ -396,6 +342,5 @@ def _probabilities(targets: Tensor, count: int, classes: int) -> Tensor:
         return F.one_hot(targets, classes).float()
     if targets.shape == (count, classes):
         return targets.float()
-    raise ValueError(
-        f"targets have shape {list(targets.shape)}; expected labels [{count}] or probabilities [{count}, {classes}]"
-    )
+    raise ValueError(f"targets have shape {list(targets.shape)}; "
+                     f"expected labels [{count}] or probabilities [{count}, {classes}]")

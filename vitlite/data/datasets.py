@@ -1,10 +1,10 @@
 """Image sets by name or path: generated scenes, CIFAR, an ``.npz`` file, a folder of class folders.
 
-Every set arrives in one form: three splits of uint8 tensors that fit on the training device whole. The
-validation split is taken from the training images; the test split is there to be read once, at the end.
+Every set arrives in one form: three splits of uint8 tensors that fit on the training device whole. The validation split
+is taken from the training images; the test split is there to be read once, at the end.
 
-CIFAR comes in whatever order its source chose. So that the validation split and every subset hold the same
-images everywhere, images are first put into the order of the SHA-256 hash of their bytes.
+CIFAR comes in whatever order its source chose. So that the validation split and every subset hold the same images
+everywhere, images are first put into the order of the SHA-256 hash of their bytes.
 """
 
 import difflib
@@ -13,7 +13,7 @@ import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -27,7 +27,8 @@ from torch import Tensor
 from torchvision.datasets.utils import download_url
 from torchvision.transforms.functional import center_crop, resize
 
-from . import augment, scenes
+from vitlite.checks import Size, pair
+from vitlite.data import augment, scenes
 
 __all__ = ["Split", "Splits", "load"]
 
@@ -37,8 +38,6 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 # Scenes are numbered. The three splits start so far apart that no training set is long enough to reach the
 # others.
 SCENES_START = {"train": 0, "validation": 10**12, "test": 2 * 10**12}
-
-Size = int | tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,24 +73,17 @@ class Split:
         return augment.normalise(self.images, self.mean, self.std)
 
     def subset(self, n: int, seed: int = 0) -> "Split":
-        """Draw ``n`` images, as many of each class as of any other, to within one image.
+        """Draw ``n`` images, as many of each class as of any other, to within one image; ``seed`` is the draw.
 
-        Subsets of one seed are nested: the first 100 images are among the first 1,000. Where a class has too
-        few images to keep the balance, the others fill its place. ``mean`` and ``std`` stay those of the
-        whole set.
-
-        Args:
-            n: how many images.
-            seed: which draw.
+        Subsets of one seed are nested: the first 100 images are among the first 1,000. Where a class has too few images
+        to keep the balance, the others fill the gap. ``mean`` and ``std`` stay those of the whole set.
 
         Raises:
-            ValueError: if ``n`` is less than one image a class, or more than there are.
+            ValueError: if ``n`` is less than one image per class, or more than there are.
         """
         if not len(self.classes) <= n <= len(self):
-            raise ValueError(
-                f"a subset of {n} images was asked for; it must have at least one image for each of the "
-                f"{len(self.classes)} classes and at most the {len(self)} that are there"
-            )
+            raise ValueError(f"a subset of {n} images was asked for; it must have at least one image for each of the "
+                             f"{len(self.classes)} classes and at most the {len(self)} that are there")
         chosen = torch.from_numpy(_balanced_order(self.labels.cpu().numpy(), seed)[:n]).to(self.images.device)
         masks = None if self.masks is None else self.masks[chosen]
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], masks=masks)
@@ -130,16 +122,15 @@ def load(
 
     Args:
         name_or_path: ``"scenes"`` (generated, no download), ``"cifar10"`` or ``"cifar100"`` (read from
-            ``<root>/NAME.npz``, which the first call downloads and writes), the path of an ``.npz`` file with
-            the arrays ``train_images`` uint8 [N, H, W, C], ``train_labels``, ``test_images``, ``test_labels``
-            and ``classes``, or the path of a folder with one folder of images for each class (a tenth of its
-            images becomes the validation split, a tenth the test split).
-        root: where CIFAR lives. By default the environment variable ``VITLITE_DATA``, else the checkout's
-            ``data/``.
-        train_images: how many training images: rendered for scenes (20,000 by default), drawn class-balanced
-            from the training split for the others (all by default).
-        image_size: pixels, one number or (height, width). Scenes are rendered at it (32 by default); other
-            images are resized until they cover it, then cropped at the centre.
+            ``<root>/NAME.npz``, which the first call downloads and writes), the path of an ``.npz`` file with the
+            arrays ``train_images`` uint8 [N, H, W, C], ``train_labels``, ``test_images``, ``test_labels`` and
+            ``classes``, or the path of a folder with one folder of images for each class (a tenth of its images becomes
+            the validation split, a tenth the test split).
+        root: where CIFAR lives. By default the environment variable ``VITLITE_DATA``, else the checkout's ``data/``.
+        train_images: how many training images: rendered for scenes (20,000 by default), drawn class-balanced from the
+            training split for the others (all by default).
+        image_size: pixels, one number or (height, width). Scenes are rendered at it (32 by default); other images are
+            resized until they cover it, then cropped at the centre.
         seed: of scenes, which world; of the others, which draw of ``train_images``.
         held_out: scenes only: how many images validation and test have, each.
         cues: scenes only: how much shape, hue and texture say about the class.
@@ -180,14 +171,10 @@ def load(
 def _not_found(name: str) -> Exception:
     """The error for a name that is neither a known set nor a path."""
     if os.sep in name or Path(name).suffix:
-        return FileNotFoundError(
-            f"there is no {name!r}: give the path of an .npz file or of a folder of class folders"
-        )
+        return FileNotFoundError(f"there is no {name!r}: give the path of an .npz file or of a folder of class folders")
     near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.4) or NAMES
-    return ValueError(
-        f"no data set is called {name!r}, and no file or folder either. Nearest known: {', '.join(near)}. "
-        "Otherwise give the path of an .npz file or of a folder of class folders"
-    )
+    return ValueError(f"no data set is called {name!r}, and no file or folder either. Nearest known: "
+                      f"{', '.join(near)}. Otherwise give the path of an .npz file or of a folder of class folders")
 
 
 def _data_root(root: str | Path | None) -> Path:
@@ -203,14 +190,10 @@ def _data_root(root: str | Path | None) -> Path:
 # --- from arrays to splits --------------------------------------------------------------------------------
 
 
-def _load_scenes(
-    train_images: int, held_out: int, image_size: Size, seed: int, cues: scenes.Cues | None
-) -> Splits:
+def _load_scenes(train_images: int, held_out: int, image_size: Size, seed: int, cues: scenes.Cues | None) -> Splits:
     for what, n in (("train_images", train_images), ("held_out", held_out)):
         if n < len(scenes.CLASSES):
-            raise ValueError(
-                f"{what} is {n}; it must be at least {len(scenes.CLASSES)}, one scene for each class"
-            )
+            raise ValueError(f"{what} is {n}; it must be at least {len(scenes.CLASSES)}, one scene for each class")
     parts = []
     for split, n in (("train", train_images), ("validation", held_out), ("test", held_out)):
         indices = SCENES_START[split] + np.arange(n)
@@ -220,24 +203,14 @@ def _load_scenes(
 
 
 def _assemble(
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    classes: tuple[str, ...],
-    train_images: int | None,
-    seed: int,
+    pairs: Iterable[tuple[Tensor, Tensor]], classes: tuple[str, ...], train_images: int | None, seed: int
 ) -> Splits:
     """Make splits out of (images, labels) pairs, with the statistics of the training images that are used."""
-    blank = (0.0,)
-    first = Split(*train, None, classes, blank, blank)
+    splits = [Split(*each, None, classes, (0.0,), (0.0,)) for each in pairs]
     if train_images is not None:
-        first = first.subset(train_images, seed)
-    mean, std = _channel_statistics(first.images)
-    return Splits(
-        replace(first, mean=mean, std=std),
-        Split(*validation, None, classes, mean, std),
-        Split(*test, None, classes, mean, std),
-    )
+        splits[0] = splits[0].subset(train_images, seed)
+    mean, std = _channel_statistics(splits[0].images)
+    return Splits(*(replace(split, mean=mean, std=std) for split in splits))
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -270,10 +243,8 @@ def _hold_out(labels: np.ndarray, share: float, classes: tuple[str, ...]) -> tup
     for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
-            raise ValueError(
-                f"class {name!r} has {len(members)} training image(s) and one is held out; "
-                "at least two are needed: add images or leave the class out"
-            )
+            raise ValueError(f"class {name!r} has {len(members)} training image(s) and one is held out; at least two "
+                             "are needed: add images or leave the class out")
         held[members[: max(1, round(share * len(members)))]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -288,9 +259,7 @@ def _fit(images: Tensor, size: Size | None) -> Tensor:
     """Resize uint8 [N, C, H, W] until it covers ``size``, then crop at the centre. None leaves it alone."""
     if size is None:
         return images
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"image_size is {size}; it must be at least one pixel each way")
+    height, width = pair(size, "image_size")
     old_height, old_width = images.shape[-2:]
     if (old_height, old_width) == (height, width):
         return images
@@ -315,7 +284,7 @@ def _load_npz(path: Path, train_images: int | None, image_size: Size | None, see
     kept, held = _hold_out(labels, HELD_OUT, classes)
     parts = ((images[kept], labels[kept]), (images[held], labels[held]), pairs["test"])
     tensors = ((_fit(_channels_first(i), image_size), torch.from_numpy(y)) for i, y in parts)
-    return _assemble(*tensors, classes, train_images, seed)
+    return _assemble(tensors, classes, train_images, seed)
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
@@ -330,22 +299,16 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             missing = [name for name in names if name not in file.files]
             if missing:
-                found = ", ".join(file.files) or "none"
-                raise ValueError(
-                    f"{path} has no array {', '.join(missing)}; it has {found}. Expected {wanted}"
-                )
+                names_there = ", ".join(file.files) or "none"
+                raise ValueError(f"{path} has no array {', '.join(missing)}; it has {names_there}. Expected {wanted}")
             arrays = {name: file[name] for name in names}
     except (BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as .npz ({error}). Expected {wanted}; write it again"
-        ) from error
+        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; write it again") from error
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(
-            f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
-            "save classes as an array of str, images as uint8"
-        ) from error
+        raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
+                         "save classes as an array of str, images as uint8") from error
     _check_arrays(path, arrays)
     return arrays
 
@@ -353,39 +316,25 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     classes = arrays["classes"]
     if classes.ndim != 1 or classes.dtype.kind != "U":
-        raise ValueError(
-            f"{path}: classes is {_form(classes)}; expected one str for each class, in one dimension"
-        )
+        raise ValueError(f"{path}: classes is {_form(classes)}; expected one str for each class, in one dimension")
     if len(classes) < 2:
-        raise ValueError(
-            f"{path}: classes names {len(classes)} class(es); at least two are needed to tell apart"
-        )
+        raise ValueError(f"{path}: classes names {len(classes)} class(es); at least two are needed to tell apart")
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:
-            raise ValueError(
-                f"{path}: {split}_images is {_form(images)}; expected uint8 [N, H, W, C], none 0"
-            )
+            raise ValueError(f"{path}: {split}_images is {_form(images)}; expected uint8 [N, H, W, C], none 0")
         if images.shape[3] > 4 >= images.shape[1]:
-            raise ValueError(
-                f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected "
-                "[N, H, W, C]: transpose with images.transpose(0, 2, 3, 1)"
-            )
+            raise ValueError(f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected "
+                             "[N, H, W, C]: transpose with images.transpose(0, 2, 3, 1)")
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"{path}: {split}_labels is {_form(labels)}; expected {len(images)} integers, "
-                "one for each image"
-            )
+            raise ValueError(f"{path}: {split}_labels is {_form(labels)}; expected {len(images)} integers, one for "
+                             "each image")
         if labels.min() < 0 or labels.max() >= len(classes):
-            raise ValueError(
-                f"{path}: {split}_labels go from {labels.min()} to {labels.max()}; with "
-                f"{len(classes)} classes they must lie in 0 to {len(classes) - 1}"
-            )
+            raise ValueError(f"{path}: {split}_labels go from {labels.min()} to {labels.max()}; with {len(classes)} "
+                             f"classes they must lie in 0 to {len(classes) - 1}")
     if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
         train, test = (list(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test"))
-        raise ValueError(
-            f"{path}: training images are {train}, test images {test}; expected one shape [H, W, C]"
-        )
+        raise ValueError(f"{path}: training images are {train}, test images {test}; expected one shape [H, W, C]")
 
 
 def _form(array: np.ndarray) -> str:
@@ -398,21 +347,17 @@ def _form(array: np.ndarray) -> str:
 def _load_folder(path: Path, train_images: int | None, image_size: Size | None, seed: int) -> Splits:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(folders) < 2:
-        found = f"only {folders[0].name!r}" if folders else "none"
-        raise ValueError(
-            f"{path} must hold one folder of images for each class, at least two; it holds {found}"
-        )
+        held = f"only {folders[0].name!r}" if folders else "none"
+        raise ValueError(f"{path} must hold one folder of images for each class, at least two; it holds {held}")
     files, labels = [], []
     for label, folder in enumerate(folders):
         visible = (p for p in folder.iterdir() if not p.name.startswith("."))
-        here = sorted(p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES)
-        if len(here) < 3:
-            raise ValueError(
-                f"class folder {folder} holds {len(here)} image(s); at least three are needed, one for each "
-                f"split. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
-        files += here
-        labels += [label] * len(here)
+        images = sorted(p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES)
+        if len(images) < 3:
+            raise ValueError(f"class folder {folder} holds {len(images)} image(s); at least three are needed, one for "
+                             f"each split. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        files += images
+        labels += [label] * len(images)
     classes, labels = tuple(folder.name for folder in folders), np.array(labels)
     order = _hash_order([file.read_bytes() for file in files], labels)
     images = _read_images([files[i] for i in order], image_size)
@@ -420,7 +365,7 @@ def _load_folder(path: Path, train_images: int | None, image_size: Size | None, 
     rest, test = _hold_out(labels, HELD_OUT, classes)
     kept, held = _hold_out(labels[rest], HELD_OUT / (1 - HELD_OUT), classes)
     parts = ((images[i], torch.from_numpy(labels[i])) for i in (rest[kept], rest[held], test))
-    return _assemble(*parts, classes, train_images, seed)
+    return _assemble(parts, classes, train_images, seed)
 
 
 def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
@@ -431,15 +376,11 @@ def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
             with Image.open(file) as image:
                 pixels = np.array(image.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(
-                f"{file} cannot be read as an image ({error}): replace it or take it out"
-            ) from error
+            raise ValueError(f"{file} cannot be read as an image ({error}): replace it or take it out") from error
         images.append(_fit(_channels_first(pixels[None]), size)[0])
         if images[-1].shape != images[0].shape:
             first, this = (f"{i.shape[1]}×{i.shape[2]}" for i in (images[0], images[-1]))
-            raise ValueError(
-                f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size"
-            )
+            raise ValueError(f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size")
     return torch.stack(images)
 
 
@@ -457,9 +398,8 @@ class _Archive:
     names: str
     label_bytes: int  # CIFAR-100 has the coarse label first, then the fine one; the last is the one we read
 
-    # One record: the label bytes, then 32×32 values of red, of green and of blue.
     @property
-    def record_bytes(self) -> int:
+    def record_bytes(self) -> int:  # the labels, then 32×32 values of red, of green and of blue
         return self.label_bytes + 3 * 32 * 32
 
 
@@ -495,8 +435,7 @@ def _fetch_cifar(archive: _Archive, path: Path) -> None:
         if error.errno != errno.ENOSPC:
             raise
         raise OSError(
-            errno.ENOSPC,
-            f"no space left for {path}: free 600 MB there, or set VITLITE_DATA to a folder with room",
+            errno.ENOSPC, f"no space left for {path}: free 600 MB there, or set VITLITE_DATA to a folder with room"
         ) from error
 
 
@@ -505,10 +444,8 @@ def _download(archive: _Archive, folder: Path, path: Path) -> None:
     try:
         download_url(archive.url, folder, "archive.tar.gz", archive.md5)
     except RuntimeError as error:  # torchvision's word for a wrong checksum
-        raise RuntimeError(
-            f"{archive.url} did not arrive whole: its MD5 is not {archive.md5}. "
-            f"Nothing was kept; try again, {instead}"
-        ) from error
+        raise RuntimeError(f"{archive.url} did not arrive whole: its MD5 is not {archive.md5}. Nothing was kept; try "
+                           f"again, {instead}") from error
     except (OSError, HTTPException) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise

@@ -1,14 +1,13 @@
 """Generated scenes: one object of ten classes on clutter, with its mask. No download, any number, any size.
 
-Image ``index`` of world ``seed`` is a function of those two numbers alone. Random numbers are a hash of
-(seed, index), and pixels come from additions, multiplications, divisions, square roots, comparisons and
-rounding only, which IEEE 754 fixes to the last bit. So an image is the same in any batch, in any order, on
-any machine.
+Image ``index`` of world ``seed`` is a function of those two numbers alone. Random numbers are a hash of (seed, index),
+and pixels come from additions, multiplications, divisions, square roots, comparisons and rounding only, which IEEE 754
+fixes to the last bit. So an image is the same in any batch, in any order, on any machine. All of it is float32: a
+number that is written here takes the type of the array it meets (as numpy does since 2.0).
 
-A scene is drawn in coordinates that run from -1 to 1 along the shorter side, y upwards, and is sampled at
-the pixels last. A higher resolution therefore shows the same scene with finer grain and sharper texture.
-Edges are smooth because shapes are signed distances (negative inside): how far a pixel is from the edge says
-how much of it is covered.
+A scene is drawn in coordinates that run from -1 to 1 along the shorter side, y upwards, and is sampled at the pixels
+last. A higher resolution therefore shows the same scene with finer grain and sharper texture. Edges are smooth because
+shapes are signed distances (negative inside): how far a pixel is from the edge says how much of it is covered.
 
 Three cues tell the class: the object's shape, its hue and its texture. `Cues` sets how often each is right.
 """
@@ -22,6 +21,8 @@ from zlib import crc32
 
 import numpy as np
 
+from vitlite.checks import Size, pair
+
 __all__ = ["CLASSES", "Cues", "describe", "random_bits", "render"]
 
 Array = np.ndarray
@@ -33,17 +34,14 @@ PIXELS_PER_BLOCK = 65_536  # images are drawn in blocks that fit a core's cache
 class Cues:
     """How much each cue says about the class, from 0 (nothing) to 1 (everything).
 
-    A cue of strength s shows, in a share s of the images, what belongs to the image's class, and in the
-    others what belongs to a class drawn at random. With shape=0 a "fish" may look like a house: only its hue
-    and texture, where their cues are positive, still say fish.
+    A cue of strength s shows, in a share s of the images, what belongs to the image's class, and in the others what
+    belongs to a class drawn at random. With shape=0 a "fish" may look like a house: only its hue and texture, where
+    their cues are positive, still say fish.
 
     Attributes:
         shape: strength of the outline and its drawing.
         hue: strength of the object's main hue (which always varies a little around its class's).
         texture: strength of the pattern on the object.
-
-    Raises:
-        ValueError: if a strength lies outside 0 to 1.
 
     Example:
         >>> Cues(shape=0)  # hue and texture alone say what it is
@@ -58,25 +56,23 @@ class Cues:
         for field in fields(self):
             strength = getattr(self, field.name)
             if not 0 <= strength <= 1:
-                raise ValueError(
-                    f"cue {field.name} is {strength}; a strength lies between 0 (nothing) and 1 (all)"
-                )
+                raise ValueError(f"cue {field.name} is {strength}; a strength lies between 0 (nothing) and 1 (all)")
 
 
 # --- random numbers ---------------------------------------------------------------------------------------
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, the increment of SplitMix64
-_LANE = np.uint64(0xD1B54A32D192ED03)
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, the increment of SplitMix64
+_LANE = 0xD1B54A32D192ED03
 
 
 def _mix(x: Array) -> Array:
     """SplitMix64 (Steele, Lea and Flood, 2014): every bit of the result depends on every bit of ``x``."""
     x = x + _GOLDEN
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    x ^= x >> 30
+    x *= 0xBF58476D1CE4E5B9
+    x ^= x >> 27
+    x *= 0x94D049BB133111EB
+    x ^= x >> 31
     return x
 
 
@@ -119,17 +115,12 @@ CLUTTER_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def _draw(
-    seed: int, indices: Array, purpose: str, ranges: dict[str, tuple[float, float]]
-) -> dict[str, Array]:
+def _draw(seed: int, indices: Array, purpose: str, ranges: dict[str, tuple[float, float]]) -> dict[str, Array]:
     """Draw every quantity of ``ranges`` for every index: float32 of the shape of ``indices``."""
     state = random_bits(seed, indices, purpose)
     lanes = _LANE * np.arange(1, len(ranges) + 1, dtype=np.uint64)
-    share = (_mix(state[..., None] + lanes) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-    return {
-        name: np.float32(low) + np.float32(high - low) * share[..., i]
-        for i, (name, (low, high)) in enumerate(ranges.items())
-    }
+    share = (_mix(state[..., None] + lanes) >> 40).astype(np.float32) * 2**-24
+    return {name: low + (high - low) * share[..., i] for i, (name, (low, high)) in enumerate(ranges.items())}
 
 
 def describe(indices: Sequence[int] | Array, seed: int = 0, cues: Cues | None = None) -> dict[str, Array]:
@@ -141,8 +132,8 @@ def describe(indices: Sequence[int] | Array, seed: int = 0, cues: Cues | None = 
         cues: how much each cue says about the class; None for `Cues()`.
 
     Returns:
-        Arrays of length N by name: ``label``, and ``shape``, ``hue`` and ``texture``, the classes that each
-        cue shows (all int64), beside every quantity of `RANGES` (float32).
+        Arrays of length N by name: ``label``, and ``shape``, ``hue`` and ``texture``, the classes that each cue shows
+        (all int64), beside every quantity of `RANGES` (float32).
 
     Example:
         >>> describe([0, 17])["label"]
@@ -164,26 +155,26 @@ def describe(indices: Sequence[int] | Array, seed: int = 0, cues: Cues | None = 
 
 def _triangle(t: Array) -> Array:
     """A wave of period 1 made of straight lines: -1 at whole numbers, 1 half-way between."""
-    return np.abs(t - np.floor(t + np.float32(0.5))) * np.float32(4) - np.float32(1)
+    return np.abs(t - np.floor(t + 0.5)) * 4 - 1
 
 
 def _sine(turns: Array) -> Array:
     """The sine of ``turns`` full turns, to 0.001: two parabolas, bent to fit."""
-    t = turns - np.floor(turns + np.float32(0.5))
-    y = t * (np.float32(8) - np.float32(16) * np.abs(t))
-    return y * (np.float32(0.775) + np.float32(0.225) * np.abs(y))
+    t = turns - np.floor(turns + 0.5)
+    y = t * (8 - 16 * np.abs(t))
+    return y * (0.775 + 0.225 * np.abs(y))
 
 
 def _cosine(turns: Array) -> Array:
-    return _sine(turns + np.float32(0.25))
+    return _sine(turns + 0.25)
 
 
 def _rgb(hue: Array, saturation: Array, value: Array) -> Array:
     """HSV to RGB: [...] each, hue in turns, to [3, ...]."""
     corner = np.array([5, 3, 1], dtype=np.float32).reshape(3, *[1] * hue.ndim)
-    k = corner + (hue - np.floor(hue)) * np.float32(6)
+    k = corner + (hue - np.floor(hue)) * 6
     k = np.where(k >= 6, k - np.float32(6), k)
-    return value - value * saturation * np.clip(np.minimum(k, np.float32(4) - k), 0, 1)
+    return value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
 
 
 def _union(*distances: Array) -> Array:
@@ -194,8 +185,8 @@ def _union(*distances: Array) -> Array:
 
 
 def _ellipse(x: Array, y: Array, cx: float, cy: float, rx: float, ry: float) -> Array:
-    u, v = (x - np.float32(cx)) * np.float32(1 / rx), (y - np.float32(cy)) * np.float32(1 / ry)
-    return (np.sqrt(u * u + v * v) - np.float32(1)) * np.float32(min(rx, ry))
+    u, v = (x - cx) * (1 / rx), (y - cy) * (1 / ry)
+    return (np.sqrt(u * u + v * v) - 1) * min(rx, ry)
 
 
 def _disc(x: Array, y: Array, cx: float, cy: float, r: float) -> Array:
@@ -203,8 +194,8 @@ def _disc(x: Array, y: Array, cx: float, cy: float, r: float) -> Array:
 
 
 def _box(x: Array, y: Array, cx: float, cy: float, half_width: float, half_height: float) -> Array:
-    across = np.abs(x - np.float32(cx)) - np.float32(half_width)
-    return np.maximum(across, np.abs(y - np.float32(cy)) - np.float32(half_height))
+    across = np.abs(x - cx) - half_width
+    return np.maximum(across, np.abs(y - cy) - half_height)
 
 
 def _polygon(x: Array, y: Array, *corners: tuple[float, float]) -> Array:
@@ -213,7 +204,7 @@ def _polygon(x: Array, y: Array, *corners: tuple[float, float]) -> Array:
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
         length = math.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
         nx, ny = (by - ay) / length, (ax - bx) / length
-        edge = x * np.float32(nx) + (y * np.float32(ny) - np.float32(nx * ax + ny * ay))
+        edge = x * nx + (y * ny - (nx * ax + ny * ay))
         out = edge if out is None else np.maximum(out, edge)
     return out
 
@@ -222,10 +213,10 @@ def _stroke(x: Array, y: Array, a: tuple[float, float], b: tuple[float, float], 
     """All points within ``r`` of the line from ``a`` to ``b``."""
     (ax, ay), (bx, by) = a, b
     length2 = (bx - ax) ** 2 + (by - ay) ** 2
-    px, py = x - np.float32(ax), y - np.float32(ay)
-    along = np.clip(px * np.float32((bx - ax) / length2) + py * np.float32((by - ay) / length2), 0, 1)
-    u, v = px - along * np.float32(bx - ax), py - along * np.float32(by - ay)
-    return np.sqrt(u * u + v * v) - np.float32(r)
+    px, py = x - ax, y - ay
+    along = np.clip(px * ((bx - ax) / length2) + py * ((by - ay) / length2), 0, 1)
+    u, v = px - along * (bx - ax), py - along * (by - ay)
+    return np.sqrt(u * u + v * v) - r
 
 
 # --- the ten shapes ---------------------------------------------------------------------------------------
@@ -252,9 +243,7 @@ def _duck(x: Array, y: Array) -> Layers:
     neck = _stroke(x, y, (0.34, -0.20), (0.40, 0.36), 0.24)
     head = _disc(x, y, 0.40, 0.44, 0.33)
     beak = _polygon(x, y, (0.60, 0.56), (0.60, 0.22), (1.02, 0.32), (1.02, 0.40))
-    wing = np.maximum(
-        np.abs(_ellipse(x, y, -0.24, -0.24, 0.38, 0.26)) - np.float32(0.03), y + np.float32(0.24)
-    )
+    wing = np.maximum(np.abs(_ellipse(x, y, -0.24, -0.24, 0.38, 0.26)) - 0.03, y + 0.24)
     eye = _disc(x, y, 0.46, 0.52, 0.12)
     pupil = _disc(x, y, 0.49, 0.52, 0.07)
     return _union(body, tail, neck, head, beak), np.maximum(beak, -head), eye, _union(pupil, wing)
@@ -262,7 +251,7 @@ def _duck(x: Array, y: Array) -> Layers:
 
 def _butterfly(x: Array, y: Array) -> Layers:
     side = np.abs(x)
-    u, v = side * np.float32(0.8) + y * np.float32(0.6), y * np.float32(0.8) - side * np.float32(0.6)
+    u, v = side * 0.8 + y * 0.6, y * 0.8 - side * 0.6
     upper = _ellipse(u, v, 0.62, 0.02, 0.52, 0.37)
     lower = _ellipse(side, y, 0.40, -0.44, 0.36, 0.38)
     body = _stroke(x, y, (0.0, -0.52), (0.0, 0.42), 0.09)
@@ -285,10 +274,10 @@ def _cat(x: Array, y: Array) -> Layers:
 
 
 def _mushroom(x: Array, y: Array) -> Layers:
-    cap = np.maximum(_ellipse(x, y, 0.0, -0.06, 0.92, 0.92), np.float32(-0.04) - y)
+    cap = np.maximum(_ellipse(x, y, 0.0, -0.06, 0.92, 0.92), -0.04 - y)
     stem = _polygon(x, y, (-0.22, 0.04), (-0.32, -0.86), (0.32, -0.86), (0.22, 0.04))
     gills = _box(x, y, 0.0, -0.06, 0.70, 0.05)
-    return _union(cap, stem), None, np.maximum(stem, -cap), np.maximum(gills, y + np.float32(0.02))
+    return _union(cap, stem), None, np.maximum(stem, -cap), np.maximum(gills, y + 0.02)
 
 
 def _fir(x: Array, y: Array) -> Layers:
@@ -303,17 +292,13 @@ def _fir(x: Array, y: Array) -> Layers:
 
 def _cactus(x: Array, y: Array) -> Layers:
     trunk = _stroke(x, y, (0.0, -0.60), (0.0, 0.64), 0.26)
-    left, hand = (
-        _stroke(x, y, (0.0, -0.20), (-0.56, -0.20), 0.13),
-        _stroke(x, y, (-0.58, -0.18), (-0.58, 0.26), 0.15),
-    )
-    right, other = (
-        _stroke(x, y, (0.0, 0.04), (0.56, 0.04), 0.13),
-        _stroke(x, y, (0.58, 0.06), (0.58, 0.50), 0.15),
-    )
+    left = _stroke(x, y, (0.0, -0.20), (-0.56, -0.20), 0.13)
+    left_hand = _stroke(x, y, (-0.58, -0.18), (-0.58, 0.26), 0.15)
+    right = _stroke(x, y, (0.0, 0.04), (0.56, 0.04), 0.13)
+    right_hand = _stroke(x, y, (0.58, 0.06), (0.58, 0.50), 0.15)
     pot = _polygon(x, y, (-0.46, -0.50), (-0.34, -0.98), (0.34, -0.98), (0.46, -0.50))
     flower = _disc(x, y, 0.0, 0.90, 0.13)
-    return _union(trunk, left, hand, right, other, pot, flower), pot, flower, None
+    return _union(trunk, left, left_hand, right, right_hand, pot, flower), pot, flower, None
 
 
 def _house(x: Array, y: Array) -> Layers:
@@ -337,7 +322,7 @@ def _star(x: Array, y: Array) -> Layers:
     side = np.abs(x)
     # The five lines of a pentagram; inside the star at most one of them is crossed.
     lines = [
-        side * np.float32(across * sign) + y * np.float32(up) - np.float32(0.26)
+        side * (across * sign) + y * up - 0.26
         for across, up, sign in ((0.0, 1.0, 1), (0.951057, 0.309017, 1), (0.951057, 0.309017, -1),
                                  (0.587785, -0.809017, 1), (0.587785, -0.809017, -1))
     ]
@@ -345,7 +330,7 @@ def _star(x: Array, y: Array) -> Layers:
     for line in lines[2:]:
         second = np.maximum(second, np.minimum(first, line))
         first = np.maximum(first, line)
-    star = np.maximum(second - np.float32(0.13), _disc(x, y, 0.0, 0.0, 0.98))
+    star = np.maximum(second - 0.13, _disc(x, y, 0.0, 0.0, 0.98))
     eye = _ellipse(side, y, 0.17, 0.10, 0.09, 0.13)
     pupil = _ellipse(side, y, 0.16, 0.08, 0.05, 0.08)
     mouth = _stroke(side, y, (0.0, -0.22), (0.16, -0.14), 0.03)
@@ -364,18 +349,18 @@ def _sharp(wave: Array, gain: Array) -> Array:
 def _brick_rows(u: Array, v: Array) -> tuple[Array, Array]:
     """Position inside a cell, -0.5 to 0.5, on a grid whose every second row is moved by half a cell."""
     row = np.floor(v)
-    u = u + row * np.float32(0.5)
-    return u - np.floor(u) - np.float32(0.5), v - row - np.float32(0.5)
+    u = u + row * 0.5
+    return u - np.floor(u) - 0.5, v - row - 0.5
 
 
 def _scales(u: Array, v: Array, gain: Array) -> Array:
     a, b = _brick_rows(u, v)
-    b = b - np.float32(0.5)
-    return _sharp(np.float32(1.0) - np.abs(np.sqrt(a * a + b * b) - np.float32(0.62)) * np.float32(5), gain)
+    b = b - 0.5
+    return _sharp(1.0 - np.abs(np.sqrt(a * a + b * b) - 0.62) * 5, gain)
 
 
 def _zigzag(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle(v + np.float32(0.30) * _triangle(u * np.float32(0.7))), gain)
+    return _sharp(_triangle(v + 0.30 * _triangle(u * 0.7)), gain)
 
 
 def _rings(u: Array, v: Array, gain: Array) -> Array:
@@ -387,13 +372,13 @@ def _bands(u: Array, v: Array, gain: Array) -> Array:
 
 
 def _dots(u: Array, v: Array, gain: Array) -> Array:
-    a, b = _brick_rows(u * np.float32(0.85), v * np.float32(0.85))
-    return _sharp(np.float32(1.3) - np.sqrt(a * a + b * b) * np.float32(4.4), gain)
+    a, b = _brick_rows(u * 0.85, v * 0.85)
+    return _sharp(1.3 - np.sqrt(a * a + b * b) * 4.4, gain)
 
 
 def _needles(u: Array, v: Array, gain: Array) -> Array:
-    row = np.floor(v * np.float32(0.6))
-    return _sharp(_triangle(u * np.float32(1.1) + row * np.float32(0.5)), gain)
+    row = np.floor(v * 0.6)
+    return _sharp(_triangle(u * 1.1 + row * 0.5), gain)
 
 
 def _ribs(u: Array, v: Array, gain: Array) -> Array:
@@ -401,18 +386,17 @@ def _ribs(u: Array, v: Array, gain: Array) -> Array:
 
 
 def _bricks(u: Array, v: Array, gain: Array) -> Array:
-    a, b = _brick_rows(u * np.float32(0.6), v)
-    upright, level = np.abs(a) * np.float32(8) - np.float32(3.2), np.abs(b) * np.float32(5) - np.float32(1.6)
+    a, b = _brick_rows(u * 0.6, v)
+    upright, level = np.abs(a) * 8 - 3.2, np.abs(b) * 5 - 1.6
     return _sharp(np.maximum(upright, level), gain)
 
 
 def _diagonals(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle((u + v) * np.float32(0.7071)), gain)
+    return _sharp(_triangle((u + v) * 0.7071), gain)
 
 
 def _checks(u: Array, v: Array, gain: Array) -> Array:
-    half = np.float32(0.5)
-    return _sharp(_triangle(u * half) * _triangle(v * half) * np.float32(2), gain)
+    return _sharp(_triangle(u * 0.5) * _triangle(v * 0.5) * 2, gain)
 
 
 @dataclass(frozen=True)
@@ -444,33 +428,25 @@ CLASSES = tuple(KINDS)
 
 
 def render(
-    indices: Sequence[int] | Array,
-    seed: int = 0,
-    image_size: int | tuple[int, int] = 32,
-    cues: Cues | None = None,
+    indices: Sequence[int] | Array, seed: int = 0, image_size: Size = 32, cues: Cues | None = None
 ) -> tuple[Array, Array, Array]:
     """Draw scenes.
 
     Args:
         indices: [N] whole numbers from 0 up, one an image. The label is the index modulo 10.
         seed: which world.
-        image_size: pixels, one number or (height, width). The shorter side spans the scene; the longer shows
-            more.
+        image_size: pixels, one number or (height, width). The shorter side spans the scene; the longer shows more.
         cues: how much shape, hue and texture say about the class; None for `Cues()`.
 
     Returns:
-        images uint8 [N, 3, H, W], labels int64 [N] (positions in `CLASSES`), masks bool [N, H, W] (true on
-        the object).
-
-    Raises:
-        ValueError: if an index is negative or not whole, or an image side is shorter than 8 pixels.
+        images uint8 [N, 3, H, W], labels int64 [N] (positions in `CLASSES`), masks bool [N, H, W] (true on the object).
 
     Example:
         >>> images, labels, masks = render([0, 17], image_size=64)
         >>> images.shape, labels, masks.shape
         ((2, 3, 64, 64), array([0, 7]), (2, 64, 64))
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = pair(image_size, "image_size")
     if min(size) < 8:
         raise ValueError(f"image_size is {image_size}; a scene needs at least 8 pixels each way")
     indices = np.asarray(indices)
@@ -493,26 +469,26 @@ def _render_block(indices: Array, seed: int, size: tuple[int, int], cues: Cues |
     scene = {name: value[:, None, None] for name, value in describe(indices, seed, cues).items()}
     height, width = size
     pixel = np.float32(2 / min(size))
-    x = ((np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)) * pixel)[None, None, :]
-    y = ((np.float32((height - 1) / 2) - np.arange(height, dtype=np.float32)) * pixel)[None, :, None]
+    x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) * pixel)[None, None, :]
+    y = (((height - 1) / 2 - np.arange(height, dtype=np.float32)) * pixel)[None, :, None]
     grain, canvas = _background(scene, seed, indices, x, y, pixel)
     for i in range(CLUTTER):
         clutter = _draw(seed, indices, f"clutter {i}", CLUTTER_RANGES)
         _add_clutter(canvas, {name: value[:, None, None] for name, value in clutter.items()}, x, y, pixel)
     mask = _add_object(canvas, scene, grain, x, y, pixel)
     slope = scene["slope_x"] * x + scene["slope_y"] * y
-    canvas *= scene["brightness"] * (np.float32(1) + np.float32(0.4) * slope)
-    canvas += grain * np.float32(0.5)
+    canvas *= scene["brightness"] * (1 + 0.4 * slope)
+    canvas += grain * 0.5
     np.clip(canvas, 0, 1, out=canvas)
-    canvas *= np.float32(255)
-    canvas += np.float32(0.5)
+    canvas *= 255
+    canvas += 0.5
     return canvas.astype(np.uint8).transpose(1, 0, 2, 3), mask
 
 
 def _coverage(distance: Array, pixel: Array) -> Array:
     """How much of a pixel lies inside: 1 half a pixel within the edge, 0 half a pixel outside."""
-    share = distance * (np.float32(-1) / pixel)
-    share += np.float32(0.5)
+    share = distance * (-1 / pixel)
+    share += 0.5
     return np.clip(share, 0, 1, out=share)
 
 
@@ -526,11 +502,10 @@ def _blend(canvas: Array, colour: Array, share: Array) -> None:
 
 def _spline(positions: Array, cell: float) -> tuple[int, Array, list[Array]]:
     """Quadratic B-spline on a lattice of spacing ``cell``: lowest node, nodes [P], three weights [P]."""
-    t = positions / np.float32(cell)
-    node = np.floor(t + np.float32(0.5))
+    t = positions / cell
+    node = np.floor(t + 0.5)
     t = t - node
-    half = np.float32(0.5)
-    weights = [half * (half - t) * (half - t), np.float32(0.75) - t * t, half * (half + t) * (half + t)]
+    weights = [0.5 * (0.5 - t) * (0.5 - t), 0.75 - t * t, 0.5 * (0.5 + t) * (0.5 + t)]
     node = node.astype(np.int64) - 1
     return int(node.min()), node - node.min(), weights
 
@@ -542,8 +517,8 @@ def _noise(state: Array, x: Array, y: Array, cell: float, channels: int) -> Arra
     ix = np.arange(x0, x0 + columns.max() + 3).astype(np.uint64)
     iy = np.arange(y0, y0 + rows.max() + 3).astype(np.uint64)
     bits = _mix(state[:, None, None] + iy[:, None] * _LANE + ix * _GOLDEN)
-    lanes = [(bits >> np.uint64(16 * c)).astype(np.uint16) for c in range(channels)]
-    nodes = np.stack(lanes).astype(np.float32) * np.float32(1.4 / 2**15) - np.float32(1.4)
+    lanes = [(bits >> (16 * c)).astype(np.uint16) for c in range(channels)]
+    nodes = np.stack(lanes).astype(np.float32) * (1.4 / 2**15) - 1.4
     lines = sum(np.take(nodes, rows + k, axis=2) * up[k][:, None] for k in range(3))
     return sum(np.take(lines, columns + k, axis=3) * across[k] for k in range(3))
 
@@ -557,15 +532,15 @@ def _background(
     near = _noise(_mix(state), x, y, 0.3, 1)[0]
     grain, cell, strength = 0, 0.16, 0.075
     while cell > pixel:  # one finer layer for each doubling of the resolution
-        state = _mix(state + np.uint64(1))
-        grain = grain + _noise(state, x, y, cell, 1)[0] * np.float32(strength)
+        state = _mix(state + 1)
+        grain = grain + _noise(state, x, y, cell, 1)[0] * strength
         cell, strength = cell / 2, strength * 0.8
     ground = _rgb(scene["ground_hue"], scene["ground_saturation"], scene["ground_value"])
     sky_hue, sky_value = scene["ground_hue"] + scene["sky_hue"], scene["ground_value"] + scene["sky_value"]
     sky = _rgb(sky_hue, scene["ground_saturation"], sky_value)
-    share = np.float32(0.5) + scene["slope_y"] * y + scene["slope_x"] * x + near * np.float32(0.5)
+    share = 0.5 + scene["slope_y"] * y + scene["slope_x"] * x + near * 0.5
     share = np.clip(share, 0, 1)
-    canvas = wide * np.float32(0.10)
+    canvas = wide * 0.10
     canvas += ground
     canvas += (sky - ground) * share
     canvas += grain
@@ -581,23 +556,21 @@ def _add_clutter(canvas: Array, c: dict[str, Array], x: Array, y: Array, pixel: 
     distance = np.sqrt(a * a + b * b) - c["round"]
     distance = np.where(c["hollow"] > 0.03, np.abs(distance) - c["hollow"], distance)
     depth = np.where(np.abs(c["stripes"]) > 0.15, c["stripes"], np.float32(0))
-    colour = _rgb(c["hue"], c["saturation"], c["value"]) * (
-        np.float32(1) + depth * _triangle(u * np.float32(3.5))
-    )
+    colour = _rgb(c["hue"], c["saturation"], c["value"]) * (1 + depth * _triangle(u * 3.5))
     _blend(canvas, colour, _coverage(distance, pixel) * c["opacity"])
 
 
 def _object_coordinates(scene: dict[str, Array], x: Array, y: Array) -> tuple[Array, Array]:
     """The pixels in the object's own coordinates, [n, H, W]: moved, turned, mirrored, deformed."""
     scale = scene["scale"]
-    room = np.float32(1) - np.float32(0.9) * scale
+    room = 1 - 0.9 * scale
     dx, dy = x - scene["x"] * room, y - scene["y"] * room
     cosine, sine = _cosine(scene["turn"]), _sine(scene["turn"])
     mirror = np.where(scene["flip"] < 0.5, np.float32(-1), np.float32(1))
     u, v = cosine / scale * dx + sine / scale * dy, cosine / scale * dy - sine / scale * dx
     u = (u + scene["shear"] * v) * (mirror / scene["stretch"])
     v = v * scene["stretch"]
-    u += scene["bend"] * _sine(v * np.float32(0.35) + scene["bend_phase"])
+    u += scene["bend"] * _sine(v * 0.35 + scene["bend_phase"])
     return u, v
 
 
@@ -621,32 +594,28 @@ def _pattern(which: Array, u: Array, v: Array, gain: Array) -> Array:
     return pattern
 
 
-def _add_object(
-    canvas: Array, scene: dict[str, Array], grain: Array, x: Array, y: Array, pixel: np.float32
-) -> Array:
+def _add_object(canvas: Array, scene: dict[str, Array], grain: Array, x: Array, y: Array, pixel: np.float32) -> Array:
     """Paint the object and its shadow; return its mask [n, H, W]."""
     u, v = _object_coordinates(scene, x, y)
     silhouette, accent, light, ink = _drawing(scene["shape"].reshape(-1), u, v)
     scale, own_pixel = scene["scale"], pixel / scene["scale"]
     waves = scale / scene["period"]
-    gain = np.minimum(np.float32(3), scene["period"] * np.float32(0.5) / pixel)
-    pattern = _pattern(
-        scene["texture"].reshape(-1), u * waves + scene["phase_u"], v * waves + scene["phase_v"], gain
-    )
+    gain = np.minimum(3, scene["period"] * 0.5 / pixel)
+    pattern = _pattern(scene["texture"].reshape(-1), u * waves + scene["phase_u"], v * waves + scene["phase_v"], gain)
 
     hues = np.array([kind.hue for kind in KINDS.values()], dtype=np.float32)
     hue = hues[scene["hue"]] + scene["hue_jitter"]
     body = _rgb(hue, scene["saturation"], scene["value"])
-    paint = body * (np.float32(0.92) + scene["contrast"] * pattern)
-    calm, dim = np.float32(0.6) * scene["saturation"], np.float32(0.8) * scene["value"]
+    paint = body * (0.92 + scene["contrast"] * pattern)
+    calm, dim = 0.6 * scene["saturation"], 0.8 * scene["value"]
     _blend(paint, _rgb(hue + scene["accent_shift"], calm, dim), _coverage(accent, own_pixel))
-    _blend(paint, np.float32(0.8) + np.float32(0.2) * body, _coverage(light, own_pixel))
-    outline = np.abs(silhouette + np.float32(0.02)) - np.float32(0.035)
-    _blend(paint, np.float32(0.22) * body, _coverage(np.minimum(ink, outline), own_pixel))
+    _blend(paint, 0.8 + 0.2 * body, _coverage(light, own_pixel))
+    outline = np.abs(silhouette + 0.02) - 0.035
+    _blend(paint, 0.22 * body, _coverage(np.minimum(ink, outline), own_pixel))
 
-    depth = np.clip(silhouette * np.float32(-3), 0, 1)
-    paint *= np.float32(0.84) + np.float32(0.16) * depth + scene["light_x"] * u + scene["light_y"] * v
-    shadow = np.clip(np.float32(1) - np.maximum(silhouette, 0) * np.float32(4), 0, 1)
-    canvas *= np.float32(1) - scene["shadow"] * shadow * shadow
+    depth = np.clip(silhouette * -3, 0, 1)
+    paint *= 0.84 + 0.16 * depth + scene["light_x"] * u + scene["light_y"] * v
+    shadow = np.clip(1 - np.maximum(silhouette, 0) * 4, 0, 1)
+    canvas *= 1 - scene["shadow"] * shadow * shadow
     _blend(canvas, paint, _coverage(silhouette, own_pixel))
     return silhouette <= 0

@@ -7,7 +7,8 @@ built page, without a kernel and without a network, and needs no widget library.
 
 Every figure answers to the mouse, to touch and to the keyboard, says in a line of text what it shows, and carries a
 description for who cannot see it. Values are kept in 8 bits: a number read from a figure is exact to 1/510 of its
-colour scale. A cell that shows one wants the tag ``nbval-ignore-output``, as its bytes depend on the last digits.
+colour scale. What cannot be drawn, or takes more than 400 KB, is refused with a ``ValueError`` that says what to do. A
+cell that shows a figure wants the tag ``nbval-ignore-output``, as its bytes depend on the last digits.
 """
 
 import html
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from vitlite import checks, plots
+from vitlite.checks import Grid
 from vitlite.plots.parts import Array, as_array, as_image, as_stack
 
 __all__ = ["Explorer", "attention_explorer", "resolution_explorer", "rollout_explorer", "similarity_explorer"]
@@ -30,8 +32,6 @@ __all__ = ["Explorer", "attention_explorer", "resolution_explorer", "rollout_exp
 LARGEST = 400_000  # bytes of HTML that one figure may add to a page
 WIDEST_IMAGE = 448  # pixels: larger images are shown at this size
 POINT = "Point at a patch, click or tap to keep it, or move with the arrow keys."
-
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,9 @@ def similarity_explorer(similarity: Array, title: str = "Position similarity") -
     Args:
         similarity: ``[rows, cols, rows, cols]``, as from ``vitlite.analysis.position_similarity``: at ``[i, j]`` the
             cosine similarities of the position in row i and column j with all positions.
-        title: What the figure shows.
 
     Returns:
         The figure: a small map for each position, and the chosen one enlarged, all on one colour scale.
-
-    Raises:
-        ValueError: If the shape does not fit, a value is not finite, or the figure would exceed 400 KB.
 
     Example:
         >>> similarity_explorer(np.eye(6).reshape(2, 3, 2, 3)).title
@@ -93,10 +89,9 @@ def similarity_explorer(similarity: Array, title: str = "Position similarity") -
         "columns": 2,
         **_bytes(values.reshape(rows * cols, -1), *scale),
     }
-    description = (
-        f"The cosine similarity of each of {rows} × {cols} position embeddings with all of them, between "
-        f"{_short(scale[0])} and {_short(scale[1])}: left a small map for each position, right the chosen one. {POINT}"
-    )
+    description = (f"The cosine similarity of each of {rows} × {cols} position embeddings with all of them, between "
+                   f"{_short(scale[0])} and {_short(scale[1])}: left a small map for each position, right the chosen "
+                   f"one. {POINT}")
     return _explorer(title, description, figure, "keep every second position, similarity[::2, ::2, ::2, ::2]")
 
 
@@ -118,16 +113,10 @@ def attention_explorer(
         grid: Rows and columns of patches.
         layers: The layers to show, counted from 1; by default all. 8 bits a weight: 400 KB hold 4 layers of 12 heads
             with 65 tokens, say.
-        title: What the figure shows.
 
     Returns:
-        The figure: the image, and beside it the chosen patch's attention to each patch, from 0 to the largest of
-        these weights; what it gives to the tokens before the patches stands in the text below.
-
-    Raises:
-        TypeError: If there are no maps, or the grid is not two ints.
-        ValueError: If a shape does not fit, the rows of a map do not sum to 1, there is no such layer, or the figure
-            would exceed 400 KB.
+        The figure: the image, and beside it the chosen patch's attention to each patch, from 0 to the largest of these
+        weights; what it gives to the tokens before the patches stands in the text below.
 
     Example:
         >>> uniform = np.full((2, 3, 5, 5), 1 / 5)  # 2 layers of 3 heads; a class token and 2 × 2 patches
@@ -154,15 +143,12 @@ def attention_explorer(
         **_bytes(maps.reshape(-1, tokens), 0.0, maps[..., len(prefix) :].max(-1).ravel(), len(prefix)),
     }
     queries = "patch" + "".join(f" or {name}" for name in prefix)
-    description = (
-        f"Self-attention in one image of {rows} × {cols} patches, {shown} of {depth} layers, {heads} heads: left the "
-        f"image, right how much the chosen {queries} attends to each patch. Sliders choose layer and head. {POINT}"
-    )
+    description = (f"Self-attention in one image of {rows} × {cols} patches, {shown} of {depth} layers, {heads} heads: "
+                   f"left the image, right how much the chosen {queries} attends to each patch. Sliders choose layer "
+                   f"and head. {POINT}")
     fewer = tuple(chosen[::2]) if shown > 1 else "…"
-    advice = (
-        f"{shown} layers × {heads} heads × {tokens}² tokens; leave out layers (layers={fewer}) or heads "
-        "([layer[:4] for layer in attention]), or average them ([layer.mean(0)[None] for layer in attention])"
-    )
+    advice = (f"{shown} layers × {heads} heads × {tokens}² tokens; leave out layers (layers={fewer}) or heads "
+              "([layer[:4] for layer in attention]), or average them ([layer.mean(0)[None] for layer in attention])")
     return _explorer(title, description, figure, advice)
 
 
@@ -176,13 +162,9 @@ def rollout_explorer(
             class token's row of the rollout up to that layer.
         images: ``[images, C, H, W]`` or ``[images, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
         label: What the maps measure, with its unit.
-        title: What the figure shows.
 
     Returns:
         The figure: each image beside its map, each map from 0 to its own largest value.
-
-    Raises:
-        ValueError: If a shape does not fit, a value is negative or not finite, or the figure would exceed 400 KB.
 
     Example:
         >>> rollout_explorer(np.ones((1, 6, 4, 4)), np.zeros((1, 8, 8, 3))).title
@@ -208,10 +190,8 @@ def rollout_explorer(
         "columns": 2 if count == 1 else 4,
         **_bytes(values.reshape(count * depth, -1), 0.0, values.max((2, 3)).ravel()),
     }
-    description = (
-        f"{_capital(label)} over {count} image{'s' * (count > 1)} of {grid[0]} × {grid[1]} patches, after "
-        f"each of {depth} layers, each image beside its map. A slider chooses the layer. {POINT}"
-    )
+    description = (f"{_capital(label)} over {count} image{'s' * (count > 1)} of {grid[0]} × {grid[1]} patches, after "
+                   f"each of {depth} layers, each image beside its map. A slider chooses the layer. {POINT}")
     return _explorer(title, description, figure, "pass fewer images, or fewer layers")
 
 
@@ -221,18 +201,13 @@ def resolution_explorer(
     """Move a slider over the image resolution and see what becomes of the position table.
 
     Args:
-        grids: For each resolution (``"48 px"``) one value a position, ``[rows, cols]``, such as the similarity with
-            one position, all on one colour scale; or a colour a position, ``[rows, cols, 3]`` in [0, 1], such as
-            the first three principal components.
+        grids: For each resolution (``"48 px"``) one value a position, ``[rows, cols]``, such as the similarity with one
+            position, all on one colour scale; or a colour a position, ``[rows, cols, 3]`` in [0, 1], such as the first
+            three principal components.
         label: What the values or colours are, with their unit.
-        title: What the figure shows.
 
     Returns:
         The figure, with one map for each resolution.
-
-    Raises:
-        ValueError: If there is no grid, a shape does not fit, a value is not finite, a colour is outside [0, 1], or
-            the figure would exceed 400 KB.
 
     Example:
         >>> table = np.arange(4.0).reshape(2, 2)
@@ -261,11 +236,8 @@ def resolution_explorer(
         **_bytes(padded, *scale),
     }
     first, last = tables[0].shape, tables[-1].shape
-    description = (
-        f"{_capital(label)}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × {first[1]} "
-        f"positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. "
-        f"{POINT}"
-    )
+    description = (f"{_capital(label)}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × "
+                   f"{first[1]} positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. {POINT}")
     return _explorer(title, description, figure, "pass fewer tables")
 
 
@@ -304,18 +276,15 @@ def _attention(layer: Array, number: int) -> np.ndarray:
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim == 4:
-        raise ValueError(
-            f"attention of layer {number} is of {len(array)} images: choose one, [layer[0] for layer in attention]"
-        )
+        raise ValueError(f"attention of layer {number} is of {len(array)} images: choose one, [layer[0] for layer in "
+                         "attention]")
     array = _values(array, f"attention of layer {number}", 3, "[heads, tokens, tokens]")
     if array.shape[1] != array.shape[2]:
         raise ValueError(f"attention of layer {number} has shape {array.shape}, expected [heads, tokens, tokens]")
     sums = array.sum(-1)
     if array.min() < 0 or np.abs(sums - 1).max() > 0.02:  # bfloat16 rows miss 1 by up to 0.01
-        raise ValueError(
-            f"attention of layer {number} has rows that sum to {sums.min():.3g} … {sums.max():.3g}, not to 1: pass the "
-            "weights after the softmax, of all tokens"
-        )
+        raise ValueError(f"attention of layer {number} has rows that sum to {sums.min():.3g} … {sums.max():.3g}, not "
+                         "to 1: pass the weights after the softmax, of all tokens")
     return array
 
 
@@ -323,9 +292,8 @@ def _prefix(tokens: int, rows: int, cols: int) -> list[str]:
     """Names of the tokens before the patches."""
     count = tokens - rows * cols
     if count < 0:
-        raise ValueError(
-            f"attention is of {tokens} tokens, grid is ({rows}, {cols}): pass the rows and columns of patches"
-        )
+        raise ValueError(f"attention is of {tokens} tokens, grid is ({rows}, {cols}): pass the rows and columns of "
+                         "patches")
     return ["class token", *(f"prefix token {number}" for number in range(2, count + 1))][:count]
 
 

@@ -1,10 +1,9 @@
 """Every kind of figure in the book, in one style.
 
-Each function takes tensors or arrays, and returns a matplotlib ``Figure``. The figure is already closed for
-pyplot, so a notebook shows it once: make the call the last line of its cell, or pass it to ``display``.
-Titles are the caller's: a title states what the figure shows. Long titles wrap to the figure's width.
-
-This package imports nothing else of vitlite.
+Each function takes tensors or arrays, and returns a matplotlib ``Figure``. The figure is already closed for pyplot, so
+a notebook shows it once: make the call the last line of its cell, or pass it to ``display``. Titles are the caller's:
+``title`` states what the figure shows, and wraps to its width. What cannot be drawn is refused with a ``ValueError``
+that says what was expected.
 """
 
 from vitlite.plots.figures import (

@@ -12,26 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from vitlite.plots.parts import (
-    BAR_HEIGHT,
-    COLOURS,
-    DASHES,
-    MARKERS,
-    WIDTH,
-    Array,
-    as_array,
-    as_image,
-    as_images,
-    as_stack,
-    bar_below,
-    check_count,
-    draw_curve,
-    lay_over,
-    new_figure,
-    new_grid,
-    peak_shares,
-    show,
-)
+import vitlite.plots.parts as parts
+from vitlite.plots.parts import BAR_HEIGHT, COLOURS, DASHES, MARKERS, WIDTH, Array
 
 __all__ = [
     "bars", "confusion", "dots", "heatmaps", "history", "image_grid", "lines", "matrix", "overlay", "patch_grid",
@@ -42,8 +24,8 @@ __all__ = [
 def use_style() -> None:
     """Set matplotlib's defaults to the style of the book.
 
-    The colour-blind can tell the colours apart; line styles and markers change with them, so a figure also
-    works in grey. Call it once, at the top of a notebook.
+    The colour-blind can tell the colours apart; line styles and markers change with them, so a figure also works in
+    grey. Call it once, at the top of a notebook.
 
     Example:
         >>> import matplotlib
@@ -51,45 +33,39 @@ def use_style() -> None:
         >>> matplotlib.rcParams["figure.dpi"]
         110.0
     """
-    plt.rcParams.update(
-        {
-            "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=DASHES) + cycler(marker=MARKERS),
-            "axes.axisbelow": True,
-            "axes.grid": True,
-            "axes.labelsize": 12,
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 110,
-            "figure.facecolor": "white",
-            "figure.figsize": (WIDTH, 3.6),
-            "figure.titlesize": 13,
-            "figure.titleweight": "bold",
-            "font.family": "sans-serif",
-            "font.size": 11,
-            "grid.alpha": 0.6,
-            "grid.color": "#cccccc",
-            "grid.linewidth": 0.6,
-            "image.cmap": "viridis",
-            "legend.fontsize": 11,
-            "legend.framealpha": 0.85,
-            "lines.linewidth": 2.0,
-            "lines.markersize": 5.5,
-            "savefig.facecolor": "white",
-            "xtick.labelsize": 11,
-            "ytick.labelsize": 11,
-        }
-    )
+    plt.rcParams.update({
+        "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=DASHES) + cycler(marker=MARKERS),
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.labelsize": 12,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 110,
+        "figure.facecolor": "white",
+        "figure.figsize": (WIDTH, 3.6),
+        "figure.titlesize": 13,
+        "figure.titleweight": "bold",
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "grid.alpha": 0.6,
+        "grid.color": "#cccccc",
+        "grid.linewidth": 0.6,
+        "image.cmap": "viridis",
+        "legend.fontsize": 11,
+        "legend.framealpha": 0.85,
+        "lines.linewidth": 2.0,
+        "lines.markersize": 5.5,
+        "savefig.facecolor": "white",
+        "xtick.labelsize": 11,
+        "ytick.labelsize": 11,
+    })
 
 
 def image_grid(
-    images: Array,
-    titles: Sequence[str] | None = None,
-    columns: int = 8,
-    size: float = 1.2,
-    title: str | None = None,
+    images: Array, titles: Sequence[str] | None = None, columns: int = 8, size: float = 1.2, title: str | None = None
 ) -> Figure:
     """Draw images side by side, row by row.
 
@@ -98,23 +74,16 @@ def image_grid(
         titles: One short text above each image.
         columns: Images in a row.
         size: Width of one image, in inches; less where a row would be wider than 7 inches.
-        title: What the figure shows.
-
-    Returns:
-        A figure with one axes an image.
-
-    Raises:
-        ValueError: If the shape, the range or the number of titles does not fit.
 
     Example:
         >>> len(image_grid(np.random.rand(3, 8, 8, 3), titles=["a", "b", "c"]).axes)
         3
     """
-    pictures = as_images(images)
+    pictures = parts.as_images(images)
     height, width = pictures.shape[1:3]
-    fig, axes = new_grid(len(pictures), columns, size, size * height / width, titles, title)
+    fig, axes = parts.new_grid(len(pictures), columns, size, size * height / width, titles, title)
     for ax, picture in zip(axes, pictures, strict=True):
-        show(ax, picture)
+        parts.show(ax, picture)
     return fig
 
 
@@ -126,31 +95,20 @@ def patch_grid(
     Args:
         image: ``[C, H, W]`` or ``[H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
         patch_size: Side of a patch in pixels, or its (height, width).
-        numbers: Write on each patch its place in the sequence: 1 to N, row by row, as in the paper's
-            Figure 1, where place 0 is the class token's.
-        title: What the figure shows.
-
-    Returns:
-        A figure with two axes, one for the image with its cuts and one for the patches.
-
-    Raises:
-        ValueError: If the image's shape does not fit, or the patch size does not divide it.
+        numbers: Write on each patch its place in the sequence: 1 to N, row by row, as in the paper's Figure 1, where
+            place 0 is the class token's.
 
     Example:
         >>> len(patch_grid(np.random.rand(32, 32, 3), patch_size=8, title="16 patches of 8×8 pixels").axes)
         2
     """
-    picture = as_image(image)
+    picture = parts.as_image(image)
     height, width = picture.shape[:2]
     rows, cols, (tall, wide) = _patch_counts(height, width, patch_size)
     gap = max(1, round(min(tall, wide) / 5))
-    canvas = np.ones((height + gap * (rows - 1), width + gap * (cols - 1), picture.shape[2]))
-    for row, col in np.ndindex(rows, cols):
-        patch = picture[row * tall : (row + 1) * tall, col * wide : (col + 1) * wide]
-        top, left = row * (tall + gap), col * (wide + gap)
-        canvas[top : top + tall, left : left + wide] = patch
-    fig, (whole, apart) = new_grid(2, 2, WIDTH / 2, WIDTH / 2 * height / width, None, title)
-    show(whole, picture)
+    canvas = parts.spread(picture.reshape(rows, tall, cols, wide, -1).swapaxes(1, 2), gap, 1.0)
+    fig, (whole, apart) = parts.new_grid(2, 2, WIDTH / 2, WIDTH / 2 * height / width, None, title)
+    parts.show(whole, picture)
     _cuts(whole, rows, cols, tall, wide)
     apart.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     points = min(12.0, 72 * WIDTH / 2 / canvas.shape[1] * min(0.45 * wide, 0.8 * tall))
@@ -172,7 +130,6 @@ def heatmaps(
     vmax: float | None = None,
     label: str | None = None,
     title: str | None = None,
-    shared: bool = True,
 ) -> Figure:
     """Draw maps side by side, on one colour scale.
 
@@ -182,39 +139,22 @@ def heatmaps(
         columns: Maps in a row.
         size: Width of one map, in inches; less where a row would be wider than 7 inches.
         cmap: matplotlib's name of a colour map.
-        vmin: Value at the lower end of the scale; the smallest of all maps by default.
-        vmax: Value at the upper end of the scale; the largest of all maps by default.
+        vmin: Lower end of the scale; the smallest value of all maps by default.
+        vmax: Upper end of the scale; the largest value of all maps by default.
         label: What the colours measure, with its unit.
-        title: What the figure shows.
-        shared: One scale and one colour bar for all maps; otherwise each map has its own.
-
-    Returns:
-        A figure with one axes a map, and the colour bar's axes after them (each map's own if not ``shared``).
-
-    Raises:
-        ValueError: If ``maps`` has another number of dimensions, or the number of titles does not fit.
 
     Example:
         >>> len(heatmaps(np.random.rand(3, 8, 8), label="attention").axes)  # three maps and a colour bar
         4
     """
-    values = as_stack(maps, "maps", 3, "[N, h, w]; for one map pass map[None]")
-    if shared:
-        vmin = float(np.nanmin(values)) if vmin is None else vmin
-        vmax = float(np.nanmax(values)) if vmax is None else vmax
-    below = 0.0 if shared else 0.4  # inches for each map's own bar
+    values = parts.as_stack(maps, "maps", 3, "[N, h, w]; for one map pass map[None]")
+    vmin = float(np.nanmin(values)) if vmin is None else vmin
+    vmax = float(np.nanmax(values)) if vmax is None else vmax
     tall = size * values.shape[1] / values.shape[2]
-    fig, axes = new_grid(len(values), columns, size, tall, titles, title, below, BAR_HEIGHT - below)
+    fig, axes = parts.new_grid(len(values), columns, size, tall, titles, title, bar=BAR_HEIGHT)
     for ax, value in zip(axes, values, strict=True):
-        drawn = ax.imshow(value, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
-        if not shared:
-            ends = [drawn.norm.vmin, drawn.norm.vmax]
-            bar = fig.colorbar(drawn, ax=ax, location="bottom", shrink=0.9, pad=0.02)
-            bar.set_ticks(ends, labels=[f"{end:.2g}" for end in ends])
-    if shared:
-        bar_below(fig, axes, label)
-    elif label:
-        fig.supxlabel(label, fontsize=12)
+        ax.imshow(value, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
+    parts.bar_below(fig, axes, label)
     return fig
 
 
@@ -242,26 +182,19 @@ def matrix(
         ylabel: What the rows are.
         annotate: Write each value into its cell.
         label: What the colours measure, with its unit.
-        title: What the figure shows.
         cmap: matplotlib's name of a colour map.
-        vmin: Value at the lower end of the scale; the smallest value by default.
-        vmax: Value at the upper end of the scale; the largest value by default.
+        vmin: Lower end of the scale; the smallest value by default.
+        vmax: Upper end of the scale; the largest value by default.
         fmt: How a value is written, as in ``format(value, fmt)``.
-
-    Returns:
-        A figure with the matrix's axes, and a colour bar's unless the values are written and have no label.
-
-    Raises:
-        ValueError: If ``values`` is not a matrix, or the number of names does not fit.
 
     Example:
         >>> len(matrix(np.eye(3), rows="abc", columns="abc", annotate=True).axes)
         1
     """
-    table = as_stack(values, "values", 2, "[rows, columns]")
+    table = parts.as_stack(values, "values", 2, "[rows, columns]")
     width = float(np.clip(0.55 * table.shape[1] + 1.6, 4.0, WIDTH))
     height = float(np.clip((width - 1.6) * table.shape[0] / table.shape[1], 1.0, 7.0))
-    fig, (ax,) = new_figure(width, height + 0.9, title, layout="compressed")
+    fig, (ax,) = parts.new_figure(width, height + 0.9, title, layout="compressed")
     drawn = ax.imshow(table, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     _names(ax, rows, columns, table.shape)
@@ -283,19 +216,12 @@ def lines(
     """Draw curves over one pair of axes; colour, line style and marker all tell them apart.
 
     Args:
-        series: ``{label: (x, y)}``, or ``{label: (x, y, low, high)}`` for a curve with a band; all 1-D and
-            of one length. A value that is not finite leaves a gap.
+        series: ``{label: (x, y)}``, or ``{label: (x, y, low, high)}`` for a curve with a band; all 1-D and of one
+            length. A value that is not finite leaves a gap.
         xlabel: What x is, with its unit.
         ylabel: What y is, with its unit.
-        title: What the figure shows.
         logx: A logarithmic x axis.
         logy: A logarithmic y axis.
-
-    Returns:
-        A figure with one axes; with more than one curve it has a legend.
-
-    Raises:
-        ValueError: If there is no curve, or the parts of one differ in length.
 
     Example:
         >>> fig = lines({"loss": ([1, 2, 3], [0.9, 0.5, 0.4])}, xlabel="epoch", ylabel="loss (nats)")
@@ -304,12 +230,12 @@ def lines(
     """
     if not series:
         raise ValueError("series is empty: pass at least one {label: (x, y)}")
-    fig, (ax,) = new_figure(WIDTH, 3.5, title)
-    for index, (label, parts) in enumerate(series.items()):
-        draw_curve(ax, index, label, parts)
+    fig, (ax,) = parts.new_figure(WIDTH, 3.5, title)
+    for index, (label, curve) in enumerate(series.items()):
+        parts.draw_curve(ax, index, label, curve)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if logx:
-        _log_x(ax, np.unique(np.concatenate([as_array(parts[0]) for parts in series.values()])))
+        _log_x(ax, np.unique(np.concatenate([parts.as_array(curve[0]) for curve in series.values()])))
     if logy:
         ax.set_yscale("log")
     if len(series) > 1:
@@ -328,15 +254,8 @@ def bars(
     Args:
         values: ``{label: value}``.
         ylabel: What the values measure, with their unit.
-        title: What the figure shows.
         errors: ``{label: half of the error bar}``, or ``{label: (below, above)}``, in the values' unit, for the same
             labels.
-
-    Returns:
-        A figure with one axes.
-
-    Raises:
-        ValueError: If there is no value, or ``errors`` has other labels.
 
     Example:
         >>> fig = bars({"one": 1, "two": 2}, ylabel="patches", errors={"one": 0.1, "two": 0.2})
@@ -350,7 +269,7 @@ def bars(
     heights = [float(value) for value in values.values()]
     spread = None if errors is None else np.array([np.broadcast_to(errors[label], 2) for label in values], float).T
     room = max(8, int(70 / len(values)))
-    fig, (ax,) = new_figure(WIDTH, 3.5, title)
+    fig, (ax,) = parts.new_figure(WIDTH, 3.5, title)
     names = [textwrap.fill(label, room) for label in values]
     drawn = ax.bar(range(len(names)), heights, width=0.65, color=COLOURS[0], yerr=spread, capsize=5)
     ax.bar_label(drawn, labels=[_short(height) for height in heights], padding=3)
@@ -362,12 +281,7 @@ def bars(
 
 
 def overlay(
-    image: Array,
-    maps: Array,
-    titles: Sequence[str] | None = None,
-    columns: int = 6,
-    title: str | None = None,
-    cmap: str = "magma",
+    image: Array, maps: Array, titles: Sequence[str] | None = None, columns: int = 6, title: str | None = None
 ) -> Figure:
     """Lay maps over an image, each as a share of its own largest value.
 
@@ -376,29 +290,21 @@ def overlay(
         maps: ``[N, h, w]``, not negative, of any grid; stretched over the image and interpolated.
         titles: One short text above each map.
         columns: Pictures in a row; the first picture is the image itself.
-        title: What the figure shows.
-        cmap: matplotlib's name of a colour map.
-
-    Returns:
-        A figure with an axes for the image, one for each map, and the colour bar's.
-
-    Raises:
-        ValueError: If a shape does not fit, a map is negative, or the number of titles does not fit.
 
     Example:
         >>> len(overlay(np.random.rand(32, 32, 3), np.random.rand(2, 8, 8)).axes)  # image, two maps, colour bar
         4
     """
-    picture = as_image(image)
-    values = as_stack(maps, "maps", 3, "[N, h, w]; for one map pass map[None]")
-    check_count("titles", titles, len(values), "map")
+    picture = parts.as_image(image)
+    values = parts.as_stack(maps, "maps", 3, "[N, h, w]; for one map pass map[None]")
+    parts.check_count("titles", titles, len(values), "map")
     height, width = picture.shape[:2]
     captions = ["image", *(titles or [""] * len(values))]
-    fig, axes = new_grid(len(captions), columns, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
-    show(axes[0], picture)
-    for ax, value in zip(axes[1:], peak_shares(values), strict=True):
-        lay_over(ax, picture, value, cmap)
-    bar_below(fig, axes, "share of the map's largest value")
+    fig, axes = parts.new_grid(len(captions), columns, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
+    parts.show(axes[0], picture)
+    for ax, value in zip(axes[1:], parts.peak_shares(values), strict=True):
+        parts.lay_over(ax, picture, value)
+    parts.bar_below(fig, axes, "share of the map's largest value")
     return fig
 
 
@@ -409,13 +315,6 @@ def dots(series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, ti
         series: ``{label: (x, y)}``, both 1-D and of one length.
         xlabel: What x is, with its unit.
         ylabel: What y is, with its unit.
-        title: What the figure shows.
-
-    Returns:
-        A figure with one axes and a legend.
-
-    Raises:
-        ValueError: If there is no series, or x and y differ in length.
 
     Example:
         >>> len(dots({"ViT": ([1, 2], [3, 4]), "ResNet": ([1, 2], [4, 5])}, "FLOP", "accuracy (%)").axes[0].lines)
@@ -423,9 +322,9 @@ def dots(series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, ti
     """
     if not series:
         raise ValueError("series is empty: pass at least one {label: (x, y)}")
-    fig, (ax,) = new_figure(WIDTH, 3.6, title)
-    for index, (label, parts) in enumerate(series.items()):
-        draw_curve(ax, index, label, parts, linestyle="", markevery=None)
+    fig, (ax,) = parts.new_figure(WIDTH, 3.6, title)
+    for index, (label, curve) in enumerate(series.items()):
+        parts.draw_curve(ax, index, label, curve, linestyle="", markevery=None)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return fig
@@ -437,21 +336,13 @@ def confusion(counts: Array, classes: Sequence[str], title: str | None = None) -
     Args:
         counts: ``[K, K]`` numbers of images: the true class by row, the predicted class by column.
         classes: The K class names.
-        title: What the figure shows.
-
-    Returns:
-        A figure with the axes of the matrix, coloured by the share of its row with the counts written in, and
-        those of the colour bar.
-
-    Raises:
-        ValueError: If ``counts`` is not square, or the number of classes does not fit.
 
     Example:
         >>> fig = confusion([[9, 1], [2, 8]], classes=["cat", "fish"])
         >>> fig.axes[0].get_ylabel()
         'true class'
     """
-    table = as_stack(counts, "counts", 2, "[K, K]")
+    table = parts.as_stack(counts, "counts", 2, "[K, K]")
     if table.shape[0] != table.shape[1]:
         raise ValueError(f"counts must be square, one row and one column a class; its shape is {table.shape}")
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
@@ -467,15 +358,8 @@ def history(history: Mapping[str, Sequence[float]], title: str | None = None) ->
     """Draw a training run: the loss above, the validation accuracy below.
 
     Args:
-        history: Lists by name: ``step`` and ``loss`` (one entry a logged step), and with validation
-            ``val_step``, ``val_loss`` and ``val_accuracy`` (a fraction). Other entries are not drawn.
-        title: What the figure shows.
-
-    Returns:
-        A figure with two axes, or with the loss alone where there is no validation.
-
-    Raises:
-        ValueError: If one of these lists is missing, or two lists that belong together differ in length.
+        history: Lists by name: ``step`` and ``loss`` (one entry a logged step), and with validation ``val_step``,
+            ``val_loss`` and ``val_accuracy`` (a fraction). Other entries are not drawn.
 
     Example:
         >>> len(history({"step": [1, 2, 3], "loss": [2.3, 1.9, 1.7]}).axes)
@@ -485,7 +369,7 @@ def history(history: Mapping[str, Sequence[float]], title: str | None = None) ->
     for name in ("step", "loss", "val_loss", "val_accuracy") if validated else ("step", "loss"):
         if name not in history:
             raise ValueError(f"history has no {name!r}, only {sorted(history)}")
-    fig, axes = new_figure(WIDTH, 5.4, title, rows=2) if validated else new_figure(WIDTH, 3.2, title)
+    fig, axes = parts.new_figure(WIDTH, 5.4, title, rows=2) if validated else parts.new_figure(WIDTH, 3.2, title)
     above, below = axes[0], axes[-1]
     if validated:
         below.sharex(above)
@@ -493,9 +377,9 @@ def history(history: Mapping[str, Sequence[float]], title: str | None = None) ->
     _training_loss(above, history["step"], history["loss"])
     above.set_ylabel("loss (nats)")
     if validated:
-        draw_curve(above, 1, "validation", (history["val_step"], history["val_loss"]))
-        percent = 100 * as_array(history["val_accuracy"])
-        draw_curve(below, 1, "validation", (history["val_step"], percent))
+        parts.draw_curve(above, 1, "validation", (history["val_step"], history["val_loss"]))
+        percent = 100 * parts.as_array(history["val_accuracy"])
+        parts.draw_curve(below, 1, "validation", (history["val_step"], percent))
         below.set_ylabel("top-1 accuracy (%)")
     if len(above.lines) > 1:
         above.legend(handlelength=3)
@@ -511,10 +395,8 @@ def _patch_counts(height: int, width: int, patch_size: int | tuple[int, int]) ->
     tall, wide = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
     for side, patch in ((height, tall), (width, wide)):
         if patch < 1 or side % patch:
-            raise ValueError(
-                f"image is {height}×{width}, patch size is {tall}×{wide}: {side} is not a multiple of "
-                f"{patch}; crop or pad the image, or pass another patch_size"
-            )
+            raise ValueError(f"image is {height}×{width}, patch size is {tall}×{wide}: {side} is not a multiple of "
+                             f"{patch}; crop or pad the image, or pass another patch_size")
     return height // tall, width // wide, (tall, wide)
 
 
@@ -533,8 +415,8 @@ def _outlined(ax: Axes, x: float, y: float, text: str, points: float) -> None:
 
 
 def _names(ax: Axes, rows: Sequence[str] | None, columns: Sequence[str] | None, shape: tuple[int, ...]) -> None:
-    check_count("rows", rows, shape[0], "row")
-    check_count("columns", columns, shape[1], "column")
+    parts.check_count("rows", rows, shape[0], "row")
+    parts.check_count("columns", columns, shape[1], "column")
     ax.grid(False)
     ax.spines[:].set_visible(False)
     if rows is not None:
@@ -574,8 +456,8 @@ def _training_loss(ax: Axes, step: Array, loss: Array) -> None:
     """The loss of every logged step; of a long run also its running mean, which is easier to follow."""
     window = len(loss) // 50
     if window < 2:
-        draw_curve(ax, 0, "training", (step, loss))
+        parts.draw_curve(ax, 0, "training", (step, loss))
         return
-    draw_curve(ax, 0, "training, each step", (step, loss), color="#9fc5e8", linewidth=0.7, marker="")
-    mean = np.convolve(as_array(loss), np.ones(window) / window, mode="valid")
-    draw_curve(ax, 0, f"training, mean of {window} entries", (as_array(step)[window - 1 :], mean))
+    parts.draw_curve(ax, 0, "training, each step", (step, loss), color="#9fc5e8", linewidth=0.7, marker="")
+    mean = np.convolve(parts.as_array(loss), np.ones(window) / window, mode="valid")
+    parts.draw_curve(ax, 0, f"training, mean of {window} entries", (parts.as_array(step)[window - 1 :], mean))

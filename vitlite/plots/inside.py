@@ -7,23 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vitlite.plots.parts import (
-    BAR_HEIGHT,
-    COLOURS,
-    MARKERS,
-    SMALL_IMAGE,
-    WIDEST,
-    WIDTH,
-    Array,
-    as_images,
-    as_stack,
-    bar_below,
-    lay_over,
-    new_figure,
-    new_grid,
-    peak_shares,
-    show,
-)
+import vitlite.plots.parts as parts
+from vitlite.plots.parts import BAR_HEIGHT, COLOURS, MARKERS, SMALL_IMAGE, WIDEST, WIDTH, Array
 
 __all__ = ["distance_scatter", "filter_tiles", "head_maps", "overlays", "similarity_grid"]
 
@@ -36,13 +21,6 @@ def filter_tiles(series: Mapping[str, Array], columns: int = 14, title: str | No
     Args:
         series: ``{label: [n, C, P, P]}`` with one or three channels; one block of rows for each label.
         columns: Tiles in a row.
-        title: What the figure shows.
-
-    Returns:
-        A figure with one axes for each label.
-
-    Raises:
-        ValueError: If there is no series, or a shape does not fit.
 
     Example:
         >>> len(filter_tiles({"before": np.random.randn(28, 3, 4, 4), "after": np.random.randn(28, 3, 4, 4)}).axes)
@@ -50,9 +28,10 @@ def filter_tiles(series: Mapping[str, Array], columns: int = 14, title: str | No
     """
     if not series:
         raise ValueError("series is empty: pass at least one {label: tiles}")
-    blocks = {label: _tile_block(as_stack(tiles, label, 4, "[n, C, P, P]"), columns) for label, tiles in series.items()}
+    stacks = {label: parts.as_stack(tiles, label, 4, "[n, C, P, P]") for label, tiles in series.items()}
+    blocks = {label: _tile_block(tiles, columns) for label, tiles in stacks.items()}
     height = sum(WIDEST * block.shape[0] / block.shape[1] + 0.3 for block in blocks.values())
-    fig, axes = new_figure(WIDEST, height, title, rows=len(blocks))
+    fig, axes = parts.new_figure(WIDEST, height, title, rows=len(blocks))
     for ax, (label, block) in zip(axes, blocks.items(), strict=True):
         ax.imshow(block, interpolation="nearest" if max(block.shape) < SMALL_IMAGE * columns else None)
         ax.set_title(label)
@@ -67,21 +46,14 @@ def similarity_grid(similarity: Array, title: str | None = None, label: str = "c
 
     Args:
         similarity: ``[rows, cols, rows, cols]``, between -1 and 1, as ``vitlite.analysis.position_similarity`` gives.
-        title: What the figure shows.
         label: What the colours measure.
-
-    Returns:
-        A figure with one axes and its colour bar.
-
-    Raises:
-        ValueError: If the shape is another one.
 
     Example:
         >>> fig = similarity_grid(np.eye(12).reshape(3, 4, 3, 4))
         >>> fig.axes[0].get_xlabel()
         'column of the patch'
     """
-    values = as_stack(similarity, "similarity", 4, "[rows, cols, rows, cols]")
+    values = parts.as_stack(similarity, "similarity", 4, "[rows, cols, rows, cols]")
     return _mosaic(values, title, "column of the patch", "row of the patch", label, (-1, 1))
 
 
@@ -91,40 +63,23 @@ def head_maps(maps: Array, title: str | None = None, label: str = "share of the 
     Args:
         maps: ``[layers, heads, rows, cols]``, not negative: of one image, one query, as
             ``vitlite.analysis.class_attention(..., per_head=True)[:, image]`` gives.
-        title: What the figure shows.
         label: What the colours measure.
-
-    Returns:
-        A figure with one axes and its colour bar.
-
-    Raises:
-        ValueError: If the shape is another one, or a map is negative.
 
     Example:
         >>> head_maps(np.random.rand(6, 4, 8, 8)).axes[0].get_ylabel()
         'layer'
     """
-    values = peak_shares(as_stack(maps, "maps", 4, "[layers, heads, rows, cols]"))
+    values = parts.peak_shares(parts.as_stack(maps, "maps", 4, "[layers, heads, rows, cols]"))
     return _mosaic(values, title, "head", "layer", label, (0, 1))
 
 
-def overlays(
-    images: Array, maps: Mapping[str, Array], masks: Array | None = None, title: str | None = None, cmap: str = "magma"
-) -> Figure:
+def overlays(images: Array, maps: Mapping[str, Array], masks: Array | None = None, title: str | None = None) -> Figure:
     """Draw images, one a row, and beside each what its maps show (Figure 6 of the paper).
 
     Args:
         images: ``[N, C, H, W]`` or ``[N, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
         maps: ``{label: [N, h, w]}``, not negative, of any grid; each a share of its own largest value.
         masks: ``[N, H, W]``, true on the object, whose outline is drawn on every picture.
-        title: What the figure shows.
-        cmap: matplotlib's name of a colour map.
-
-    Returns:
-        A figure with an axes for each image and each of its maps, row by row, and the colour bar's.
-
-    Raises:
-        ValueError: If there is no map, a shape does not fit, or a map is negative.
 
     Example:
         >>> images, maps = np.random.rand(2, 32, 32, 3), np.random.rand(2, 8, 8)
@@ -133,26 +88,26 @@ def overlays(
     """
     if not maps:
         raise ValueError("maps is empty: pass at least one {label: [N, h, w]}")
-    pictures = as_images(images)
+    pictures = parts.as_images(images)
     count, height, width = pictures.shape[:3]
-    shares = {label: peak_shares(as_stack(each, label, 3, "[N, h, w]")) for label, each in maps.items()}
-    outlines = None if masks is None else as_stack(masks, "masks", 3, "[N, H, W]")
+    shares = {label: parts.peak_shares(parts.as_stack(each, label, 3, "[N, h, w]")) for label, each in maps.items()}
+    outlines = None if masks is None else parts.as_stack(masks, "masks", 3, "[N, H, W]")
     for label, each in (shares if outlines is None else shares | {"masks": outlines}).items():
         if len(each) != count:
             raise ValueError(f"{label} has {len(each)} maps for {count} images: pass one for each")
     across = 1 + len(shares)
     captions = ["image", *shares] + [""] * across * (count - 1)
-    fig, axes = new_grid(across * count, across, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
+    fig, axes = parts.new_grid(across * count, across, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
     for index, ax in enumerate(axes):
         row, column = divmod(index, across)
         if column == 0:
-            show(ax, pictures[row])
+            parts.show(ax, pictures[row])
         else:
-            lay_over(ax, pictures[row], list(shares.values())[column - 1][row], cmap)
+            parts.lay_over(ax, pictures[row], list(shares.values())[column - 1][row])
         if outlines is not None:
             for colour, line in (("black", 2.4), ("white", 1.0)):  # shows on any picture
                 ax.contour(outlines[row], levels=[0.5], colors=colour, linewidths=line)
-    bar_below(fig, axes, "share of the map's largest value")
+    parts.bar_below(fig, axes, "share of the map's largest value")
     return fig
 
 
@@ -165,14 +120,7 @@ def distance_scatter(
     Args:
         series: ``{label: [layers, heads]}``; the dots of different labels stand side by side.
         baseline: What uniform attention would give; a dashed line.
-        title: What the figure shows.
         ylabel: What was measured, with its unit.
-
-    Returns:
-        A figure with one axes.
-
-    Raises:
-        ValueError: If there is no series, or one is not two-dimensional.
 
     Example:
         >>> fig = distance_scatter({"ViT": np.random.rand(6, 4)}, baseline=0.5, ylabel="distance (px)")
@@ -181,9 +129,9 @@ def distance_scatter(
     """
     if not series:
         raise ValueError("series is empty: pass at least one {label: [layers, heads]}")
-    fig, (ax,) = new_figure(WIDTH, 3.6, title)
+    fig, (ax,) = parts.new_figure(WIDTH, 3.6, title)
     for index, (label, values) in enumerate(series.items()):
-        heads = as_stack(values, label, 2, "[layers, heads]")
+        heads = parts.as_stack(values, label, 2, "[layers, heads]")
         aside = 0.3 * (index / max(1, len(series) - 1) - 0.5) if len(series) > 1 else 0.0
         depth = np.repeat(np.arange(1, len(heads) + 1) + aside, heads.shape[1])
         look = {"marker": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)]}
@@ -206,21 +154,18 @@ def _mosaic(
     """Maps ``[down, across, h, w]`` in one picture, a gap between them, counted from 1."""
     down, across, tall, wide = values.shape
     gap = max(1, round(min(tall, wide) / 6))
-    canvas = np.full((down * (tall + gap) - gap, across * (wide + gap) - gap), np.nan)
-    for row, col in np.ndindex(down, across):
-        top, left = row * (tall + gap), col * (wide + gap)
-        canvas[top : top + tall, left : left + wide] = values[row, col]
+    canvas = parts.spread(values, gap, np.nan)
     width = min(WIDTH, max(3.2, across * 0.9))
-    fig, (ax,) = new_figure(width, width * canvas.shape[0] / canvas.shape[1] + 1.1, title, layout="compressed")
+    fig, (ax,) = parts.new_figure(width, width * canvas.shape[0] / canvas.shape[1] + 1.1, title, layout="compressed")
     ax.imshow(canvas, vmin=ends[0], vmax=ends[1], interpolation="nearest")
     for axis, count, side in ((ax.xaxis, across, wide), (ax.yaxis, down, tall)):
-        told = range(0, count, math.ceil(count / MOST_TICKS))
-        axis.set_ticks([(side - 1) / 2 + i * (side + gap) for i in told], [str(i + 1) for i in told])
+        ticks = range(0, count, math.ceil(count / MOST_TICKS))
+        axis.set_ticks([(side - 1) / 2 + i * (side + gap) for i in ticks], [str(i + 1) for i in ticks])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    bar_below(fig, [ax], label)
+    parts.bar_below(fig, [ax], label)
     return fig
 
 
@@ -230,9 +175,7 @@ def _tile_block(tiles: np.ndarray, columns: int) -> np.ndarray:
     if channels not in (1, 3):
         raise ValueError(f"tiles have {channels} channels; 1 or 3 can be drawn")
     columns, gap = min(columns, count), max(1, round(wide / 5))
-    rows = math.ceil(count / columns)
-    picture = np.ones((rows * (tall + gap) - gap, columns * (wide + gap) - gap, 3))
-    for i, tile in enumerate(tiles.transpose(0, 2, 3, 1)):
-        top, left = i // columns * (tall + gap), i % columns * (wide + gap)
-        picture[top : top + tall, left : left + wide] = tile / max(abs(tile).max(), np.finfo(float).tiny) / 2 + 0.5
-    return picture
+    drawn = np.ones((math.ceil(count / columns) * columns, tall, wide, 3))
+    largest = np.maximum(abs(tiles).max(axis=(1, 2, 3), keepdims=True), np.finfo(float).tiny)
+    drawn[:count] = (tiles / largest / 2 + 0.5).transpose(0, 2, 3, 1)
+    return parts.spread(drawn.reshape(-1, columns, tall, wide, 3), gap, 1.0)

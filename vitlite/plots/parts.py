@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = [
     "BAR_HEIGHT", "COLOURS", "DASHES", "MANY_POINTS", "MARKERS", "SMALL_IMAGE", "WIDEST", "WIDTH", "Array", "as_array",
     "as_image", "as_images", "as_stack", "bar_below", "check_count", "draw_curve", "lay_over", "new_figure",
-    "new_grid", "peak_shares", "show",
+    "new_grid", "peak_shares", "show", "spread",
 ]
 
 Array = Tensor | np.ndarray | Sequence
@@ -60,10 +60,8 @@ def as_images(images: Array) -> np.ndarray:
         array = array / 255
     low, high = array.min(), array.max()
     if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(
-            f"float images must lie in [0, 1], these in [{low:.3g}, {high:.3g}]: "
-            "undo the normalisation first (images * std + mean)"
-        )
+        raise ValueError(f"float images must lie in [0, 1], these in [{low:.3g}, {high:.3g}]: undo the normalisation "
+                         "first (images * std + mean)")
     return array.clip(0, 1)
 
 
@@ -108,20 +106,16 @@ def new_grid(
     height: float,
     captions: Sequence[str] | None,
     title: str | None,
-    below: float = 0.0,
     bar: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """A closed figure of ``count`` bare axes, ``width`` × ``height`` inches each, and its title.
-
-    It leaves ``below`` inches under each row, and ``bar`` inches under all of them.
-    """
+    """A closed figure of ``count`` bare axes, ``width`` × ``height`` inches each, with ``bar`` inches below them."""
     check_count("titles", captions, count, "picture")
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     across = min(max(columns * width, 3.2), WIDEST)
     scale = across / (columns * width)
     caption_lines = 1 + max(caption.count("\n") for caption in captions) if captions else 0
-    down = rows * (height * scale + 0.22 * caption_lines + below) + bar
+    down = rows * (height * scale + 0.22 * caption_lines) + bar
     fig, axes = new_figure(across, down, title, rows, columns, count, layout="compressed")
     for ax in axes:
         ax.set(xticks=[], yticks=[])
@@ -140,6 +134,16 @@ def bar_below(fig: Figure, axes: list[Axes], label: str | None) -> None:
     fig.colorbar(axes[-1].images[-1], ax=axes, label=label, location="bottom", aspect=40, shrink=0.8)
 
 
+def spread(tiles: np.ndarray, gap: int, colour: float) -> np.ndarray:
+    """Tiles ``[down, across, h, w, ...]`` as one picture, with ``gap`` pixels of a colour between them."""
+    down, across, tall, wide, *channels = tiles.shape
+    picture = np.full((down * (tall + gap) - gap, across * (wide + gap) - gap, *channels), colour)
+    for row, col in np.ndindex(down, across):
+        top, left = row * (tall + gap), col * (wide + gap)
+        picture[top : top + tall, left : left + wide] = tiles[row, col]
+    return picture
+
+
 def peak_shares(maps: np.ndarray) -> np.ndarray:
     """Maps ``[..., h, w]``, each as a share of its own largest value."""
     if not maps.min() >= 0:  # nor NaN
@@ -147,12 +151,12 @@ def peak_shares(maps: np.ndarray) -> np.ndarray:
     return maps / np.maximum(maps.max(axis=(-2, -1), keepdims=True), np.finfo(float).tiny)
 
 
-def lay_over(ax: Axes, picture: np.ndarray, value: np.ndarray, cmap: str) -> None:
+def lay_over(ax: Axes, picture: np.ndarray, value: np.ndarray) -> None:
     """A map between 0 and 1, of any grid, stretched over the grey picture."""
     height, width = picture.shape[:2]
     show(ax, picture.mean(axis=2, keepdims=True))
     edges = (-0.5, width - 0.5, height - 0.5, -0.5)
-    ax.imshow(value, cmap=cmap, vmin=0, vmax=1, alpha=0.65, extent=edges, interpolation="bilinear")
+    ax.imshow(value, cmap="magma", vmin=0, vmax=1, alpha=0.65, extent=edges, interpolation="bilinear")
 
 
 def show(ax: Axes, picture: np.ndarray) -> None:

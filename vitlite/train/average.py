@@ -12,15 +12,10 @@ __all__ = ["Average"]
 
 
 class Average:
-    """A copy of a model whose weights follow the model's slowly (Polyak averaging).
+    """A copy of a model whose weights follow the model's slowly (Polyak averaging); ``model`` is the copy.
 
-    Args:
-        model: The model at its start.
-        decay: What is kept of the average at a step. It rises to this value as (1 + t) / (10 + t), so that a short run
-            is not an average over its beginning.
-
-    Attributes:
-        model: The copy, to be evaluated and never trained.
+    ``decay`` of the average is kept at a step. It rises to this value as (1 + t) / (10 + t), so that a short run is not
+    an average over its beginning.
 
     Example:
         >>> average = Average(torch.nn.Linear(1, 1), decay=0.99)
@@ -40,5 +35,5 @@ class Average:
         """Move towards the model's weights; other state, such as a batch norm's, is taken over as it is."""
         follow = get_ema_multi_avg_fn(self.decay_at(step))
         follow(list(self.model.parameters()), list(model.parameters()), None)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        for average, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(latest)

@@ -38,12 +38,12 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Augmented, normalised images ``[B, C, H, W]`` of a step, and their targets."""
-        epoch, place = divmod(step, len(self.train) // self.size)
+        epoch, index = divmod(step, len(self.train) // self.size)
         if epoch != self.epoch:
             self.generator.manual_seed(stream(self.seed, "epoch", epoch))
             order = torch.randperm(len(self.train), generator=self.generator)
             self.epoch, self.order = epoch, order.to(self.train.images.device)
-        chosen = self.order[place * self.size : (place + 1) * self.size]
+        chosen = self.order[index * self.size : (index + 1) * self.size]
         self.generator.manual_seed(stream(self.seed, "step", step))
         images, labels = self.train.images[chosen], self.train.labels[chosen]
         return augmented(self.recipe, images, labels, self.train, self.generator)
@@ -54,16 +54,8 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """All that a recipe does to a batch before the model sees it, drawn for each image alone.
 
-    Args:
-        recipe: What to do.
-        images: uint8 ``[B, C, H, W]``.
-        labels: int64 ``[B]``.
-        split: Where they come from: its classes, mean and standard deviation.
-        generator: Where the randomness comes from.
-
-    Returns:
-        Normalised float images ``[B, C, H, W]``, and the targets: labels ``[B]``, or probabilities ``[B, classes]``
-        once images are mixed.
+    Images uint8 ``[B, C, H, W]`` and labels ``[B]`` of a split become normalised float images ``[B, C, H, W]`` and the
+    targets: the labels, or probabilities ``[B, classes]`` once images are mixed.
 
     Example:
         >>> from vitlite import data

@@ -15,15 +15,12 @@ from vitlite.files import written_whole
 
 __all__ = ["load", "save"]
 
-State = Mapping[str, Tensor]
-
-
-def save(path: Path, told: dict, **parts: State) -> None:
-    """Write tensors and what is to be told beside them.
+def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
+    """Write tensors and the metadata of the run.
 
     Args:
-        path: The file; it takes the place of the one before at once.
-        told: Anything that JSON can hold, with the run's identity under ``"run"``.
+        path: The file; the new one replaces the old one in one go.
+        metadata: Anything that JSON can hold, with the run's identity under ``"run"``.
         **parts: Named groups of named tensors, such as ``model=model.state_dict()``.
 
     Example:
@@ -36,11 +33,11 @@ def save(path: Path, told: dict, **parts: State) -> None:
     tensors = {f"{part}.{name}": tensor.contiguous() for part, state in parts.items() for name, tensor in state.items()}
     with written_whole(path) as beside:
         # save_file would leave a file of its own, under a name of its own, if it were killed
-        beside.write_bytes(safetensors.torch.save(tensors, metadata={"trainer": json.dumps(told)}))
+        beside.write_bytes(safetensors.torch.save(tensors, metadata={"trainer": json.dumps(metadata)}))
 
 
 def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | None:
-    """Read what ``save`` wrote: the parts and what was told; None if there is no file.
+    """Read what ``save`` wrote, tensors and metadata; None if there is no file.
 
     What a killed writer left half done is removed.
 
@@ -62,16 +59,16 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
         return None
     try:
         with safetensors.safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("trainer", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("trainer", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no checkpoint ({error}); give this run another checkpoint path") from error
-    _refuse_another(path, told.get("run", {}), json.loads(json.dumps(run)))
+    _refuse_another(path, metadata.get("run", {}), json.loads(json.dumps(run)))
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    return parts, told
+    return parts, metadata
 
 
 def _alive(process: str) -> bool:
@@ -80,8 +77,8 @@ def _alive(process: str) -> bool:
         os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
-        return True
+    except PermissionError:  # another user's
+        pass
     return True
 
 
@@ -91,15 +88,13 @@ def _refuse_another(path: Path, there: dict, here: dict) -> None:
     if differ:
         shown = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:3])
         more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise ValueError(
-            f"checkpoint {path} belongs to another run ({shown}{more}); "
-            "give this run another checkpoint path, or remove that file to start afresh"
-        )
+        raise ValueError(f"checkpoint {path} belongs to another run ({shown}{more}); give this run another checkpoint "
+                         "path, or remove that file to start afresh")
 
 
-def _flat(told: dict, prefix: str = "") -> dict:
+def _flat(nested: dict, prefix: str = "") -> dict:
     """Nested dicts as one, with dotted names."""
     flat: dict = {}
-    for name, value in told.items():
+    for name, value in nested.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 
 import torch
 from torch import Tensor, nn
 
-from vitlite.train import distributed
-
 __all__ = ["autocast_dtype", "compiling_pays", "default_device", "peak_flops"]
 
 # Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
-# is given "with sparsity"). A device is found by the words of its name; the longer entry first.
+# is given "with sparsity"). The words of a device's name decide; the longer entry comes first.
 PEAKS = {
     ("H200",): 989e12,
     ("H100", "PCIe"): 756e12,
@@ -33,14 +32,15 @@ def default_device() -> torch.device:
         >>> default_device().type in ("cuda", "cpu")
         True
     """
-    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's number for this process on its machine
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The reduced precision in which this device gains time, or None.
 
-    CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it.
-    Elsewhere, on Apple's MPS for one, float32: nobody has measured it yet.
+    CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it. Elsewhere,
+    on Apple's MPS for one, float32: nobody has measured it yet.
 
     Example:
         >>> autocast_dtype(torch.device("mps")) is None
@@ -69,11 +69,7 @@ def compiling_pays(device: torch.device, steps: int) -> bool:
 def compiled(learner: nn.Module, images: Tensor, targets: Tensor, dtype: torch.dtype | None) -> nn.Module:
     """The module compiled, or as it is where that does not work: no compiler, a device or a model it cannot handle.
 
-    Args:
-        learner: From images and targets to the loss and the right answers.
-        images: A batch to try it on, of the size that training will have.
-        targets: Its targets.
-        dtype: Reduced precision that training will compute in.
+    It is tried on a batch of the size, and in the precision, that training will have.
     """
     buffers = [buffer.clone() for buffer in learner.buffers()]  # a batch norm counts what it sees
     try:

@@ -9,17 +9,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-if TYPE_CHECKING:
-    from vitlite.train.trainer import Trainer
 
 __all__ = ["World", "joined", "world"]
 
@@ -46,11 +42,6 @@ def world() -> World:
         World(rank=0, size=1)
     """
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World(0, 1)
-
-
-def local_rank() -> int:
-    """This process's number on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextlib.contextmanager
@@ -104,29 +95,5 @@ def agree(step: int, device: torch.device) -> None:
     """
     size = world().size
     if size > 1 and sum_over_all(torch.tensor(step, device=device)).item() != step * size:
-        raise RuntimeError(
-            f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint must lie where "
-            "all processes see it; or remove it to start afresh"
-        )
-
-
-@contextlib.contextmanager
-def contact(trainer: Trainer) -> Iterator[None]:
-    """Say what it means when a process can no longer reach the others.
-
-    Raises:
-        RuntimeError: In place of the library's own; the message says which process saw it, at which step, and how to
-            go on.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        rank, size = world()
-        lost = isinstance(error, dist.DistError) or re.search("onnection|imed out", str(error))
-        if size == 1 or not lost:
-            raise
-        go_on = f"the same command resumes from {trainer.checkpoint}" if trainer.checkpoint else "start it again"
-        raise RuntimeError(
-            f"process {rank} of {size} lost the others at step {trainer.step}: one of them died or is silent, so this "
-            f"run ends here; {go_on}. ({str(error).splitlines()[0]})"
-        ) from error
+        raise RuntimeError(f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint "
+                           "must lie where all processes see it; or remove it to start afresh")

@@ -39,7 +39,7 @@ def evaluate(
     """Loss and top-1 accuracy of a model over a split.
 
     Args:
-        model: Images ``[B, C, H, W]`` to logits; it is evaluated where its parameters are.
+        model: Images ``[B, C, H, W]`` to logits; it computes where its parameters are.
         split: What to evaluate on.
         batch_size: Images at a time; it does not change the result.
         dtype: Reduced precision to compute in; float32 by default.
@@ -56,26 +56,17 @@ def evaluate(
     """
     objective = objective or objectives.classify()
     loss = right = 0.0
-    with _at_rest(model) as where:
-        for images, labels in _batches(split, batch_size, where):
-            with torch.autocast(where.type, dtype, enabled=dtype is not None):
+    with _at_rest(model) as device:
+        for images, labels in _batches(split, batch_size, device):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 batch_loss, batch_right = objective(model, images, labels)
             loss += batch_loss.item() * len(labels)
             right += batch_right.item()
     return Evaluation(loss / len(split), right / len(split))
 
 
-@torch.inference_mode()
 def predictions(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor:
-    """The class that a model gives each image of a split.
-
-    Args:
-        model: Images ``[B, C, H, W]`` to logits; it predicts where its parameters are.
-        split: The images; their labels do not matter.
-        batch_size: Images at a time; it does not change the result.
-
-    Returns:
-        int64 ``[N]``, on the CPU.
+    """The class that a model gives each image of a split: where its ``outputs`` are largest, int64 ``[N]`` on the CPU.
 
     Example:
         >>> from vitlite import ViT, ViTConfig, data
@@ -117,28 +108,28 @@ def outputs(
         >>> outputs(model, data.load("scenes", train_images=10, held_out=10).test, model.features).shape
         torch.Size([10, 32])
     """
-    given = []
-    with _at_rest(model) as where:
-        for images, _ in _batches(split, batch_size, where):
-            with torch.autocast(where.type, dtype, enabled=dtype is not None):
+    batches = []
+    with _at_rest(model) as device:
+        for images, _ in _batches(split, batch_size, device):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 answer = (call or model)(images)
-            given.append([part.float().cpu() for part in ([answer] if isinstance(answer, Tensor) else answer)])
-    whole = tuple(torch.cat(parts) for parts in zip(*given, strict=True))
+            batches.append([part.float().cpu() for part in ([answer] if isinstance(answer, Tensor) else answer)])
+    whole = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
     return whole[0] if isinstance(answer, Tensor) else whole
 
 
 @contextlib.contextmanager
 def _at_rest(model: nn.Module) -> Iterator[torch.device]:
     """The model in evaluation mode, what it draws at random always the same (masks, for one); gives its device."""
-    where, training = next(model.parameters()).device, model.training
+    device, training = next(model.parameters()).device, model.training
     model.eval()
-    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        yield where
+        yield device
     model.train(training)
 
 
-def _batches(split: Split, batch_size: int, where: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(split: Split, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised images and their labels, on the device."""
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        yield normalise(images.to(where), split.mean, split.std), labels.to(where)
+        yield normalise(images.to(device), split.mean, split.std), labels.to(device)

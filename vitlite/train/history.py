@@ -54,10 +54,9 @@ class Log:
         if self.loss.isfinite():
             return
         steps = f"step {step}" if self.device.type == "cpu" else f"one of the steps {step - self.steps + 1} to {step}"
-        raise FloatingPointError(
-            f"the loss is not finite at {steps}; training stopped there and the last good checkpoint is kept. "
-            "Lower learning_rate, lengthen warmup_steps, set clip_norm, and check that the images are normalised"
-        )
+        raise FloatingPointError(f"the loss is not finite at {steps}; training stopped there and the last good "
+                                 "checkpoint is kept. Lower learning_rate, lengthen warmup_steps, set clip_norm, and "
+                                 "check that the images are normalised")
 
     def line(self, history: dict, step: int, rate: float) -> None:
         """Add a line to the history, over all processes, and begin the next."""

@@ -23,8 +23,8 @@ def classify(label_smoothing: float = 0.0) -> Objective:
     The target is a label, or a probability for each class; then the likeliest class counts as the right answer.
 
     Args:
-        label_smoothing: Probability taken from the true class and spread evenly over all classes
-            (Szegedy et al., 2016).
+        label_smoothing: Probability taken from the true class and spread evenly over all classes (Szegedy et al.,
+            2016).
 
     Example:
         >>> logits = torch.tensor([[0.0, 9.0], [9.0, 0.0], [0.0, 9.0]])
@@ -50,25 +50,21 @@ def distil(
 ) -> Objective:
     """Distillation as in DeiT (Touvron et al., 2021, Sec. 4): one loss for the label, one for what a teacher says.
 
-    A student with a distillation token (``ViTConfig(distillation=True)``) answers the label with its class head and
-    the teacher with its distillation head. A student without one answers both with its only head: the usual
-    distillation, which the paper compares with. The right answers counted are those of ``model(images)``.
+    A student with a distillation token (``ViTConfig(distillation=True)``) answers the label with its class head and the
+    teacher with its distillation head. A student without one answers both with its only head: the usual distillation,
+    which the paper compares with. The right answers counted are those of ``model(images)``.
 
     Args:
         teacher: Images ``[B, C, H, W]`` to logits ``[B, classes]``. It sees the student's images, augmented and
             normalised; if it wants another size or normalisation, put that in front of it, as in
-            ``nn.Sequential(nn.Upsample(64), teacher)``. It is moved to the images' device, put in evaluation mode,
-            and never trained.
-        kind: ``"hard"``: cross-entropy with the teacher's likeliest class. ``"soft"``: Kullback-Leibler divergence
-            from the teacher's probabilities to the student's (Hinton et al., 2015).
-        weight: Share of the teacher's loss; the label's has the rest. By default the paper's, 0.5 for hard and 0.1
-            for soft.
+            ``nn.Sequential(nn.Upsample(64), teacher)``. It is moved to the images' device, put in evaluation mode, and
+            never trained.
+        kind: ``"hard"``: cross-entropy with the teacher's likeliest class. ``"soft"``: Kullback-Leibler divergence from
+            the teacher's probabilities to the student's (Hinton et al., 2015).
+        weight: Share of the teacher's loss; the label's has the rest. By default the paper's, 0.5 for hard and 0.1 for
+            soft.
         temperature: What both logits are divided by in soft distillation.
         label_smoothing: As in ``classify``, for the labels alone.
-
-    Raises:
-        ValueError: If an argument is out of range; and, on the first batch, if the teacher has other classes than the
-            student.
 
     Example:
         >>> shape = dict(image_size=8, patch_size=4, num_classes=10, embed_dim=16, depth=1, num_heads=2, mlp_dim=32)
@@ -115,10 +111,9 @@ def _ask(teacher: nn.Module, images: Tensor, answers: Tensor) -> Tensor:
     with torch.no_grad():
         taught = teacher.to(images.device).eval()(images).float()
     if taught.shape != answers.shape:
-        raise ValueError(
-            f"the teacher's logits have shape {list(taught.shape)}, the student's {list(answers.shape)}: both need the "
-            "same classes in the same order; train or fine-tune the teacher on the student's data set"
-        )
+        raise ValueError(f"the teacher's logits have shape {list(taught.shape)}, the student's {list(answers.shape)}: "
+                         "both need the same classes in the same order; train or fine-tune the teacher on the "
+                         "student's data set")
     return taught
 
 

@@ -2,10 +2,10 @@
 
 Read ``Trainer.fit`` first, then ``_train_step``: that is the whole of it. What stands around them has a file each:
 which images a step sees (``batches``), what the device can do (``device``), averaged weights (``average``), saving and
-resuming (``checkpoint``), several processes (``distributed``), what is told (``history``, ``callbacks``).
+resuming (``checkpoint``), several processes (``distributed``), reports (``history``, ``callbacks``).
 
-All randomness of step t (which images, which crops, which dropped paths) follows from the seed and t alone.
-So a run that was killed and resumed does exactly what it would have done.
+All randomness of step t (which images, which crops, which dropped paths) follows from the seed and t alone. So a run
+that was killed and resumed does exactly what it would have done.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitlite.data.datasets import Split, Splits
@@ -133,8 +135,8 @@ class Trainer:
             ``history``.
 
         Raises:
-            FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays
-                at the last good save.
+            FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays at
+                the last good save.
             ValueError: If the checkpoint belongs to another run, or the batch cannot be cut as asked for.
             RuntimeError: If another process of the run died or is silent.
             KeyboardInterrupt: After Ctrl-C, once the run is saved.
@@ -147,7 +149,7 @@ class Trainer:
             torch.random.fork_rng(rng_devices),
             self._interrupted() as stopped,
             self._listeners() as tell,
-            distributed.contact(self),
+            self._contact(),
         ):
             self.model.train()
             log = Log(self.device)
@@ -227,10 +229,8 @@ class Trainer:
         at_once = min(self.recipe.micro_batch or max(1, count // size), count)
         number, rest = divmod(count, at_once)
         if rest or number % size:
-            raise ValueError(
-                f"a batch of {count} images in pieces of {at_once} cannot be shared evenly by {size} process(es); "
-                "choose batch_size and micro_batch so that it can"
-            )
+            raise ValueError(f"a batch of {count} images in pieces of {at_once} cannot be shared evenly by {size} "
+                             "process(es); choose batch_size and micro_batch so that it can")
         share = number // size
         return {i: slice(i * at_once, (i + 1) * at_once) for i in range(rank * share, (rank + 1) * share)}
 
@@ -243,7 +243,7 @@ class Trainer:
             learner = compiled(learner, images[part], targets[part], self.dtype)
         return distributed.shared(learner)
 
-    # ---- telling and validating
+    # ---- reporting and validating
 
     def _write_line(self, log: Log) -> None:
         """Add a line to the history, if there was a step since the last one and its loss was finite."""
@@ -271,7 +271,7 @@ class Trainer:
             self.model.load_state_dict(self.best or self.validated.state_dict())
 
     @contextlib.contextmanager
-    def _listeners(self) -> Iterator[Callback]:
+    def _listeners(self) -> Iterator[Callable[[str], None]]:
         """A function that tells the callbacks and the progress bar of a moment; the first process alone does."""
         bar = Progress(self.progress)
 
@@ -303,12 +303,23 @@ class Trainer:
             signal.signal(signal.SIGINT, before)
 
     def _stop_message(self) -> str:
-        saved = (
-            f"saved in {self.checkpoint}; the same call resumes it"
-            if self.checkpoint
-            else "not saved: no checkpoint was named"
-        )
+        resumes = f"saved in {self.checkpoint}; the same call resumes it"
+        saved = resumes if self.checkpoint else "not saved: no checkpoint was named"
         return f"stopped after step {self.step} of {self.recipe.steps}, {saved}"
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[None]:
+        """Say what it means when this process can no longer reach the others, and how to go on."""
+        try:
+            yield
+        except RuntimeError as error:
+            rank, size = self.world
+            lost = isinstance(error, dist.DistError) or re.search("onnection|imed out", str(error))
+            if size == 1 or not lost:
+                raise
+            go_on = f"the same command resumes from {self.checkpoint}" if self.checkpoint else "start it again"
+            raise RuntimeError(f"process {rank} of {size} lost the others at step {self.step}: one of them died or is "
+                               f"silent, so this run ends here; {go_on}. ({str(error).splitlines()[0]})") from error
 
     def _save(self) -> None:
         if self.checkpoint is None or self.world.rank > 0:
@@ -319,9 +330,9 @@ class Trainer:
             for name, tensor in state.items()
         }
         average = self.average.model.state_dict() if self.average else {}
-        told = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self.run}
+        metadata = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self.run}
         parts = {"learner": self.learner.state_dict(), "average": average, "best": self.best, "optimizer": moments}
-        checkpoints.save(self.checkpoint, told, **parts)
+        checkpoints.save(self.checkpoint, metadata, **parts)
 
     def _resume(self, train_images: int) -> None:
         """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
@@ -331,9 +342,9 @@ class Trainer:
         asked = getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
         self.run = {"seed": self.seed, "recipe": recipe, "objective": asked, "train_images": train_images,
                     "shapes": shapes}
-        found = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
-        if found:
-            parts, told = found
+        saved = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
+        if saved:
+            parts, metadata = saved
             self.learner.load_state_dict(parts["learner"])
             if self.average:
                 self.average.model.load_state_dict(parts["average"])
@@ -344,6 +355,6 @@ class Trainer:
                 moments.setdefault(int(index), {})[key] = tensor
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self.scaler.load_state_dict(told["scaler"])
-            self.step, self.history = told["step"], told["history"]
+            self.scaler.load_state_dict(metadata["scaler"])
+            self.step, self.history = metadata["step"], metadata["history"]
         distributed.agree(self.step, self.device)

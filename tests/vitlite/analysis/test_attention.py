@@ -23,7 +23,7 @@ def flipped(maps, grid):
     return maps[..., order, :][..., order]
 
 
-def slow_distance(maps, grid, patch_size, include_prefix=False):
+def slow_distance(maps, grid, patch_size):
     """From the definition, a weight at a time: ``[layers, heads, B]``."""
     layers, batch, heads, tokens, _ = maps.shape
     places = [(row * patch_size[0], col * patch_size[1]) for row in range(grid[0]) for col in range(grid[1])]
@@ -32,8 +32,7 @@ def slow_distance(maps, grid, patch_size, include_prefix=False):
         rows = maps[layer, image, head].tolist()[prefix:]
         for query, row in zip(places, rows, strict=True):
             weights = row[prefix:]
-            total = 1.0 if include_prefix else sum(weights)
-            mean = sum(w * math.dist(query, key) for w, key in zip(weights, places, strict=True)) / total
+            mean = sum(w * math.dist(query, key) for w, key in zip(weights, places, strict=True)) / sum(weights)
             found[layer, head, image] += mean / len(places)
     return torch.from_numpy(found)
 
@@ -89,26 +88,23 @@ def test_a_band_like_a_convolution_stays_near(n):
 
 
 @pytest.mark.parametrize("tokens", [12, 13, 15])
-@pytest.mark.parametrize("include_prefix", [False, True])
-def test_distance_equals_a_slow_loop(tokens, include_prefix):
+def test_distance_equals_a_slow_loop(tokens):
     maps = random_maps(tokens=tokens)
-    found = analysis.mean_attention_distance(maps, (3, 4), (4, 2), per_image=True, include_prefix=include_prefix)
+    found = analysis.mean_attention_distance(maps, (3, 4), (4, 2), per_image=True)
     assert found.dtype == torch.float64
-    slow = slow_distance(maps, (3, 4), (4, 2), include_prefix)
+    slow = slow_distance(maps, (3, 4), (4, 2))
     torch.testing.assert_close(found, slow)
-    mean = analysis.mean_attention_distance(list(maps.float()), (3, 4), (4, 2), include_prefix=include_prefix)
+    mean = analysis.mean_attention_distance(list(maps.float()), (3, 4), (4, 2))
     torch.testing.assert_close(mean, slow.mean(dim=-1).float())
 
 
-def test_attention_on_the_class_token_does_not_shorten_the_distance_unless_asked_to():
+def test_attention_on_the_class_token_does_not_shorten_the_distance():
     patches = random_maps(tokens=12)
     share = 0.8
     maps = torch.zeros(2, 3, 4, 13, 13, dtype=torch.float64)
     maps[..., 0], maps[..., 1:, 1:], maps[..., 0, :] = share, (1 - share) * patches, 1 / 13
     alone = analysis.mean_attention_distance(patches, (3, 4), 4)
     torch.testing.assert_close(analysis.mean_attention_distance(maps, (3, 4), 4), alone)
-    included = analysis.mean_attention_distance(maps, (3, 4), 4, include_prefix=True)
-    torch.testing.assert_close(included, (1 - share) * alone)
 
 
 def test_a_row_without_any_weight_on_patches_does_not_count():
@@ -234,7 +230,6 @@ MEASURES = {
     "distance without the query": lambda maps: analysis.mean_attention_distance(
         analysis.without_query(maps, (3, 4)), (3, 4), 4
     ),
-    "distance, with prefix": lambda maps: analysis.mean_attention_distance(maps, (3, 4), 4, include_prefix=True),
     "entropy": analysis.attention_entropy,
     "class attention": lambda maps: analysis.class_attention(maps, (3, 4), per_head=True),
     "patches": lambda maps: analysis.class_attention(maps, (3, 4), None),
@@ -309,17 +304,17 @@ def test_what_are_no_maps_is_refused(measure, maps, error, message):
 
 
 @pytest.mark.parametrize(
-    ("grid", "patch_size", "message"),
+    ("grid", "patch_size", "error", "message"),
     [
-        ((3, 2), 4, "there are 5 tokens, and a grid of 3×2 has 6 patches"),
-        ((0, 2), 4, r"grid is \(0, 2\); expected two ints"),
-        ((2, 2), 0, "patch_size is 0"),
-        ((2, 2), (4, 4, 3), r"patch_size is \(4, 4, 3\)"),
-        ((2.0, 2), 4, "grid is"),
-        (None, 4, "grid is None; expected two ints"),
-        ((2, 2), 4.0, "patch_size is 4.0; expected two ints"),
+        ((3, 2), 4, ValueError, "there are 5 tokens, and a grid of 3×2 has 6 patches"),
+        ((0, 2), 4, ValueError, "grid is 0×2: both sides must be at least 1"),
+        ((2, 2), 0, ValueError, "patch_size is 0"),
+        ((2, 2), (4, 4, 3), TypeError, r"patch_size is \(4, 4, 3\)"),
+        ((2.0, 2), 4, TypeError, "grid is"),
+        (None, 4, TypeError, "grid is None; expected two ints"),
+        ((2, 2), 4.0, TypeError, "patch_size is 4.0; expected an int, or two"),
     ],
 )
-def test_a_grid_that_does_not_fit_is_refused(grid, patch_size, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_grid_that_does_not_fit_is_refused(grid, patch_size, error, message):
+    with pytest.raises(error, match=message):
         analysis.mean_attention_distance([MAPS], grid, patch_size)

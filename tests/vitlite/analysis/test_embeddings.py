@@ -63,12 +63,16 @@ def test_filters_that_are_all_alike_explain_nothing():
         ((64, 48), {"patch_size": 4, "count": 49}, "count is 49; 64 filters of 48 weights have from 1 to 48"),
         ((64, 48), {"patch_size": 4, "count": 2.5}, "count is 2.5; 64 filters"),
         ((64, 48), {"patch_size": 0}, "patch_size is 0"),
-        ((64, 48), {"patch_size": 4.0}, "patch_size is 4.0"),
     ],
 )
 def test_what_are_no_filters_is_refused(weight, arguments, message):
     with pytest.raises(ValueError, match=message):
         analysis.embedding_filters(torch.randn(weight), **arguments)
+
+
+def test_a_patch_size_is_whole():
+    with pytest.raises(TypeError, match="patch_size is 4.0; expected an int"):
+        analysis.embedding_filters(torch.randn(64, 48), patch_size=4.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -178,7 +178,7 @@ def test_train_images_draws_a_subset_and_leaves_the_others(npz: Path) -> None:
 def test_other_sizes_are_resized_and_cropped(npz: Path) -> None:
     assert load(npz, image_size=12).train.images.shape[2:] == (12, 12)
     assert load(npz, image_size=(4, 8)).test.images.shape[2:] == (4, 8)
-    with pytest.raises(ValueError, match="at least one pixel"):
+    with pytest.raises(ValueError, match="at least 1 pixel"):
         load(npz, image_size=0)
 
 
