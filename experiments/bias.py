@@ -31,7 +31,8 @@ from vitlite.data import scenes
 from vitlite.train import Trainer, evaluate
 from vitlite.train.recipes import Recipe
 
-__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "recipe", "run", "search", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "rates", "recipe", "run", "search", "show",
+           "summarise"]
 
 DATASET = "scenes at 32 px, seed 0: generated training images, 2,000 validation and 2,000 test images"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -212,8 +213,7 @@ def show(record: dict, what: str) -> str | Figure:
 
 def first(record: dict) -> dict[str, dict]:
     """The first seed's run of each family, on images as they are."""
-    plain = [run for run in record["runs"] if run.get("order", "image") == "image"]
-    return {family: runs[0] for family, runs in grouped(plain, "family").items()}
+    return {family: runs[0] for family, runs in grouped(_plain(record), "family").items()}
 
 
 def curves(runs: list[dict], disturbance: str, measure: str) -> dict[str, tuple[list[float], Tensor]]:
@@ -238,8 +238,13 @@ def curves(runs: list[dict], disturbance: str, measure: str) -> dict[str, tuple[
 
 
 def _means(record: dict, disturbance: str, measure: str) -> dict[str, tuple[list[float], Tensor]]:
-    plain = grouped(record["runs"], "order")["image"]
-    return {name: (x, values.mean(dim=0)) for name, (x, values) in curves(plain, disturbance, measure).items()}
+    by_name = curves(_plain(record), disturbance, measure)
+    return {name: (x, values.mean(dim=0)) for name, (x, values) in by_name.items()}
+
+
+def _plain(record: dict) -> list[dict]:
+    """The runs on images as they are."""
+    return grouped(record["runs"], "order")["image"]
 
 
 def _opening(record: dict) -> str:
