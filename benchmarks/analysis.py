@@ -3,7 +3,7 @@
 Question:    What does it cost to look inside ViT-B/16, beyond computing its attention weights?
 Expectation: One map of a layer is in memory at a time, and what is kept of it is small: at most 1.5 times the memory
              and 2 times the time of the pass that computes the same maps and drops them.
-Command:     python benchmarks/analysis.py
+Command:     python -m benchmarks.analysis
 Cost:        About 8 minutes and 2 GB of memory on two CPU cores. Leave the machine alone meanwhile.
 """
 
@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 
 import torch
-from shared import B16, TINY, interleaved, main, spread
 from torch import Tensor
 
+from benchmarks.shared import B16, TINY, interleaved, main, spread
 from experiments.timing import peak_bytes
 from vitlite import ViT, ViTConfig, analysis
 
@@ -65,6 +65,14 @@ def summarise(runs: list[dict]) -> dict:
     """How many times the memory and the time of the plain pass."""
     alone, looking = runs
     return {"memory": looking["peak_bytes"] / alone["peak_bytes"], "time": looking["seconds"] / alone["seconds"]}
+
+
+def show(record: dict) -> str:
+    """The record as chapter 13 shows it, as text."""
+    model, summary, images = record["config"]["model"], record["summary"], record["config"]["images"]
+    return (f"depth {model['depth']}, width {model['embed_dim']}, {model['image_size']} pixels, {images} images\n"
+            f"distance and rollout in one pass: {summary['memory']:.2f} times the memory, "
+            f"{summary['time']:.2f} times the time\nof the pass that computes the maps and drops them")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Question:    Which of the two should the model call (``vitlite.model.fused_pays``)?
 Expectation: The fused one, but in bfloat16 on a CPU: there torch has fast matrix products and no fast fused attention,
              least of all backward, and the map of weights is small enough for the cache.
-Command:     python benchmarks/attention.py
+Command:     python -m benchmarks.attention
 Cost:        About a minute on two CPU cores. Leave the machine alone meanwhile.
 """
 
@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from shared import interleaved, main, spread, times_as_fast
 from torch import Tensor
 
+from benchmarks.shared import interleaved, main, spread, times_as_fast
 from vitlite.model import Attention, fused_pays
 
 DATASET = "none: queries, keys and values drawn at random"
@@ -94,6 +94,12 @@ def summarise(runs: list[dict]) -> dict:
         if run["chosen"]
     ]
     return {"chosen_over_faster_most": max(shares), "chosen_over_faster_mean": sum(shares) / len(shares)}
+
+
+def show(record: dict) -> str:
+    """The record as chapter 5 shows it, as text: both kernels at 65 tokens and with heads of width 16."""
+    return "\n".join(f"{run['dtype']:<9} {run['what']:<21} {run['kernel']:<9} {1000 * run['seconds']:6.2f} ms"
+                     for run in record["runs"] if (run["head_width"], run["tokens"]) == (16, 65))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Question:    How fast do augmented batches come if the whole set lives on the device and is augmented there by batch?
 Expectation: On a CPU at least twice as fast as torchvision's transforms of PIL images in two worker processes, with
              light augmentation as with full.
-Command:     python benchmarks/input.py
+Command:     python -m benchmarks.input
 Cost:        About a minute on two CPU cores. Leave the machine alone meanwhile.
 """
 
@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from PIL import Image
-from shared import interleaved, main, spread, times_as_fast
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from benchmarks.shared import interleaved, main, spread, times_as_fast
+from experiments import records
 from vitlite.data.datasets import Split
 from vitlite.train import recipes
 from vitlite.train.batches import Batches
@@ -125,6 +126,20 @@ def loader(images: Tensor, labels: Tensor, recipe: Recipe, config: dict) -> Data
 def summarise(runs: list[dict]) -> dict:
     """How many times as fast as the DataLoader ours is, at each level of augmentation."""
     return {run["level"]: run["ours_over_it"] for run in runs if run["pipeline"] == "torchvision"}
+
+
+def show(record: dict) -> str:
+    """The record as chapter 5 shows it, as Markdown: the expectation, and a row for each level of augmentation."""
+    rows = []
+    for level, ratio in record["summary"].items():
+        rates = {run["pipeline"]: run["images_per_second"] for run in record["runs"] if run["level"] == level}
+        rows.append([level, f"{rates['vitlite']:,.0f}", f"{rates['torchvision']:,.0f}", f"{ratio:.1f}"])
+    table = records.table(
+        ["augmentation", "`vitlite`, images a second", "`DataLoader`, images a second", "times as fast"], rows)
+    config, hardware = record["config"], record["hardware"]
+    return (f"**Expectation, written before.** {record['expectation']}\n\n{table}\n\n"
+            f"Batches of {config['batch_size']}, {config['workers']} worker processes, {hardware['processor']}, "
+            f"{hardware['cores']} cores, torchvision {record['versions']['torchvision']}, {record['date']}.")
 
 
 if __name__ == "__main__":

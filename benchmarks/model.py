@@ -3,7 +3,7 @@
 Question:    Is the model that is written to be read as fast as those that are written to be used?
 Expectation: Yes: within noise (0.97 times) of the fastest of the four or faster, forward and forward plus backward,
              since nearly all time goes into the same matrix products and the same fused attention.
-Command:     python benchmarks/model.py
+Command:     python -m benchmarks.model
 Cost:        About 3 minutes and 6 GB of memory on two CPU cores. Leave the machine alone meanwhile.
 """
 
@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from shared import B16, CIFAR, TINY, interleaved, libraries, main, parameters, spread, times_as_fast
 from torch import Tensor, nn
+
+from benchmarks.shared import B16, CIFAR, TINY, interleaved, libraries, main, parameters, spread, times_as_fast
 
 DATASET = "none: images and labels drawn at random"
 

@@ -1,10 +1,11 @@
 """What the benchmarks share: the same ViT in five libraries, timed side by side, and the record of it.
 
-A benchmark is a script with a card as its docstring, as an experiment has (``experiments``), and
+A benchmark is a module with a card as its docstring, as an experiment has (``experiments``), and
 
 - ``SCALES``: a configuration for each of ``"quick"`` (a test), ``"cpu"`` and ``"full"`` (a CUDA device);
 - ``measure(config)``: the runs of its record;
-- ``summarise(runs)``: the answer, in a few figures.
+- ``summarise(runs)``: the answer, in a few figures;
+- ``show(record)``: what a chapter shows of it, where one does.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def main(benchmark: ModuleType, words: list[str] | None = None, folder: Path = r
         where = records.provenance(config["device"])
         where["versions"] |= {peer: metadata.version(peer) for peer in PEERS}
         record = {"name": f"benchmark_{name}_{config['device']}", "question": card["question"],
-                  "expectation": card["expectation"], "command": f"python benchmarks/{name}.py --scale {scale}",
+                  "expectation": card["expectation"], "command": f"python -m benchmarks.{name} --scale {scale}",
                   "scale": scale, "config": config, "dataset": benchmark.DATASET, "runs": runs,
                   "summary": benchmark.summarise(runs), **where}
         print(records.write(record, force=options.force, folder=folder))

@@ -5,7 +5,7 @@ Expectation: On a CPU with bfloat16 instructions a step at least 2.5 times as fa
              transformers and vit-pytorch in float32. The same autocast makes those slower that call fused attention,
              since its backward pass in bfloat16 is slow on a CPU, and brings the one with explicit attention close to
              ours.
-Command:     python benchmarks/training.py
+Command:     python -m benchmarks.training
 Cost:        About 2 minutes on two CPU cores, half of it torch.compile. Leave the machine alone meanwhile.
 """
 
@@ -16,9 +16,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from shared import CIFAR, TINY, interleaved, libraries, main, spread, times_as_fast
 from torch import Tensor, nn
 
+from benchmarks.shared import CIFAR, TINY, interleaved, libraries, main, spread, times_as_fast
+from experiments import records
 from vitlite import ViT, ViTConfig
 from vitlite.train import Trainer, recipes
 from vitlite.train.device import compiled
@@ -96,6 +97,19 @@ def summarise(runs: list[dict]) -> dict:
         )
         for how in ("float32", "autocast")
     }
+
+
+def show(record: dict) -> str:
+    """The record as chapter 5 shows it, as Markdown: the expectation, and a row for each library and precision."""
+    rows = [[run["library"], run["how"], f"{run['images_per_second']:,.0f}", f"{run['ours_over_it']:.2f}"]
+            for run in sorted(record["runs"], key=lambda run: -run["images_per_second"])]
+    table = records.table(["library", "numbers", "images a second", "the `Trainer` is so many times as fast"], rows,
+                          left=2)
+    fastest = "; ".join(f"{what}: {ratio:.2f}" for what, ratio in record["summary"].items())
+    hardware = record["hardware"]
+    return (f"**Expectation, written before.** {record['expectation']}\n\n{table}\n\n"
+            f"The `Trainer` with autocast, how many times as fast, {fastest}. Batches of "
+            f"{record['config']['batch_size']}, {hardware['processor']}, {hardware['cores']} cores, {record['date']}.")
 
 
 if __name__ == "__main__":

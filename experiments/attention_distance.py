@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from experiments import records
-from vitlite import ViT, analysis, data, hybrid, weights
-from vitlite.data.augment import normalise
+from experiments.statistics import grouped
+from vitlite import ViT, analysis, checks, cost, data, hybrid, plots, weights
 
-__all__ = ["DATASET", "SCALES", "fresh", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "fresh", "heads", "points", "run", "show", "summarise"]
 
 DATASET = "test images of CIFAR-10 and of scenes, each for the models trained on it"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -44,10 +46,10 @@ def fresh(path: Path, seed: int) -> ViT:
         path: The stored model.
         seed: Of the new weights.
     """
-    told = weights.info(path)
+    metadata = weights.info(path)
     torch.manual_seed(seed)
-    stem = hybrid.build(told["patch_embed"]) if told["patch_embed"] else None
-    return ViT(told["config"], patch_embed=stem).eval()
+    stem = hybrid.build(metadata["patch_embed"]) if metadata["patch_embed"] else None
+    return ViT(metadata["config"], patch_embed=stem).eval()
 
 
 @torch.inference_mode()
@@ -64,8 +66,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     test = data.load(config["models"][point["model"]], train_images=1_000).test.subset(config["images"])
     shape = {"grid": model.config.grid, "patch_size": model.config.patch_size}
     began, distances, blind, entropies = time.perf_counter(), [], [], []
-    for images in test.images.split(200):
-        images = normalise(images.to(config["device"]), test.mean, test.std)
+    for images in test.normalised().to(config["device"]).split(200):
         distances.append(analysis.mean_attention_distance(model.iter_attention(images), **shape, per_image=True))
         forgotten = analysis.without_query(model.iter_attention(images), shape["grid"])
         blind.append(analysis.mean_attention_distance(forgotten, **shape, per_image=True))
@@ -78,7 +79,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         "spread": each.std(dim=-1).tolist(),
         "entropy": (sum(entropies) / len(test)).tolist(),
         "uniform": analysis.uniform_attention_distance(**shape),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": cost.parameters(model),
         "seconds": time.perf_counter() - began,
     }
 
@@ -86,12 +87,54 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """By model: mean distance of each layer, also with the query forgotten, and the share of heads below three quarters
     of uniform attention's."""
-    told = {}
-    for run in runs:
-        found = torch.tensor(run["distance"])
-        told.setdefault(run["model"], {})["trained" if run["trained"] else "fresh"] = {
-            "by_layer": found.mean(dim=1).tolist(),
-            "by_layer_without_query": torch.tensor(run["without_query"]).mean(dim=1).tolist(),
-            "local_share": (found < 0.75 * run["uniform"]).float().mean().item(),
-        }
-    return told
+    return {model: {"trained" if run["trained"] else "fresh": _figures(run) for run in those}
+            for model, those in grouped(runs, "model").items()}
+
+
+def _figures(run: dict) -> dict:
+    distance = torch.tensor(run["distance"])
+    return {
+        "by_layer": distance.mean(dim=1).tolist(),
+        "by_layer_without_query": torch.tensor(run["without_query"]).mean(dim=1).tolist(),
+        "local_share": (distance < 0.75 * run["uniform"]).float().mean().item(),
+    }
+
+
+# ---- what a chapter shows
+
+
+def show(record: dict, what: str) -> Figure:
+    """The record as chapter 13 shows it.
+
+    Args:
+        record: The record ``attention_distance``.
+        what: ``"photographs"``: a figure of the heads of the model of CIFAR-10, fresh and trained.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"photographs": _photographs}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def heads(record: dict, model: str, trained: bool, measure: str = "distance") -> Tensor:
+    """A measure of every head of a model, ``[layers, heads]``.
+
+    Args:
+        record: The record ``attention_distance``.
+        model: Which.
+        trained: As trained, or with fresh weights.
+        measure: ``"distance"``, ``"without_query"`` or ``"spread"``, in pixels, or ``"entropy"``, in nats.
+    """
+    (run,) = grouped(record["runs"], "model", "trained")[model, trained]
+    return torch.tensor(run[measure])
+
+
+def _photographs(record: dict) -> Figure:
+    model = "train_cifar10-plain"
+    series = {name: heads(record, model, name == "trained") for name in ("fresh", "trained")}
+    uniform = grouped(record["runs"], "model")[model][0]["uniform"]
+    figure = plots.distance_scatter(series, uniform, title="On photographs, layers 2 and 3 look nearest")
+    figure.axes[0].set_ylim(top=19)
+    return figure

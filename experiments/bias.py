@@ -18,26 +18,29 @@ import statistics
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments import families, records
 from experiments.disturb import disturbed, panned, shuffle
-from experiments.families import FAMILIES
+from experiments.families import FAMILIES, NAMES
 from experiments.measure import best, loaded, trained, tuned
-from vitlite import ViT, cost, data, resnet, weights
+from experiments.statistics import grouped
+from vitlite import ViT, checks, cost, data, plots, resnet, weights
 from vitlite.data import scenes
 from vitlite.train import Trainer, evaluate
 from vitlite.train.recipes import Recipe
 
-__all__ = ["DATASET", "SCALES", "build", "points", "recipe", "run", "search", "summarise"]
+__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "rates", "recipe", "run", "search", "show",
+           "summarise"]
 
 DATASET = "scenes at 32 px, seed 0: generated training images, 2,000 validation and 2,000 test images"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
-IMAGE_SIZE = 32
+IMAGE_SIZE, PATCH = 32, 4  # pixels
 
 VIT = {
     "image_size": IMAGE_SIZE,
-    "patch_size": 4,
+    "patch_size": PATCH,
     "num_classes": len(scenes.CLASSES),
     "embed_dim": 96,
     "depth": 6,
@@ -90,9 +93,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
     """
     family, seed, order = point["family"], point["seed"], point["order"]
     sets = loaded("scenes", train_images=config["train_images"], image_size=IMAGE_SIZE)
-    found = search(family, sets, config, work)
+    by_rate = search(family, sets, config, work)
     model = build(family, config, seed, order)
-    long = recipe(config, config["steps"], best(found))
+    long = recipe(config, config["steps"], best(by_rate))
     resume = work / f"{family}-{order}-seed{seed}.safetensors"
     measured = trained(model, sets, long, seed=seed, device=config["device"], checkpoint=resume)
     saved = keep(model, point, config, sets, work)
@@ -101,7 +104,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         "val_accuracy": evaluate(saved, sets.validation).accuracy,
         "test_accuracy": evaluate(saved, sets.test).accuracy,
         "learning_rate": long.learning_rate,
-        "search": found,
+        "search": by_rate,
         **disturbed(saved, sets.test, panned(sets.test, config["shifts"]), config),
     }
 
@@ -109,24 +112,22 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """By order and family, means over the seeds: test accuracy; at the largest shift, with the answers kept; with each
     image's patches shuffled; with the most patches covered."""
-    told: dict = {}
-    for order, family in dict.fromkeys((run["order"], run["family"]) for run in runs):
-        here = [run for run in runs if (run["order"], run["family"]) == (order, family)]
-        told.setdefault(order, {})[family] = {
-            "seeds": len(here),
-            "test_accuracy": statistics.mean(run["test_accuracy"] for run in here),
-            "shift": statistics.mean(run["shift"][-1]["accuracy"] for run in here),
-            "consistency": statistics.mean(run["shift"][-1]["consistency"] for run in here),
-            "shuffle": statistics.mean(
-                step["accuracy"] for run in here for step in run["shuffle"] if _own_patches(step)
-            ),
-            "cover": statistics.mean(run["cover"][-1]["accuracy"] for run in here),
-        }
-    return told
+    summary: dict = {}
+    for (order, family), those in grouped(runs, "order", "family").items():
+        rows = [_figures(run) for run in those]
+        means = {what: statistics.mean(row[what] for row in rows) for what in rows[0]}
+        summary.setdefault(order, {})[family] = {"seeds": len(those)} | means
+    return summary
 
 
-def _own_patches(step: dict) -> bool:
-    return step["each"] and step["tile"] == VIT["patch_size"]
+def _figures(run: dict) -> dict[str, float]:
+    return {
+        "test_accuracy": run["test_accuracy"],
+        "shift": run["shift"][-1]["accuracy"],
+        "consistency": run["shift"][-1]["consistency"],
+        "shuffle": next(step["accuracy"] for step in run["shuffle"] if step["each"] and step["tile"] == PATCH),
+        "cover": run["cover"][-1]["accuracy"],
+    }
 
 
 # ---- a network that sees permuted images
@@ -187,3 +188,112 @@ def keep(model: nn.Module, point: dict, config: dict, sets: data.Splits, work: P
     weights.save(model, path, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std, record="bias",
                  dtype=torch.bfloat16)
     return weights.load(path, device=config["device"])
+
+
+# ---- what a chapter shows
+
+
+def show(record: dict, what: str) -> str | Figure:
+    """The record as chapter 6 shows it.
+
+    Args:
+        record: The record ``bias``.
+        what: ``"opening"``: question, expectation and scale, and ``"table"``: a row for each family, both as Markdown.
+            ``"search"``: the trials of learning rates, as text. ``"consistency"``, ``"shuffle"`` and ``"cover"``:
+            figures of answers kept under a shift, and of accuracy with shuffled and with covered patches.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"opening": _opening, "search": _search, "table": _table, "consistency": _consistency,
+             "shuffle": _shuffle, "cover": _cover}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def first(record: dict) -> dict[str, dict]:
+    """The first seed's run of each family, on images as they are."""
+    return {family: runs[0] for family, runs in grouped(_plain(record), "family").items()}
+
+
+def curves(runs: list[dict], disturbance: str, measure: str) -> dict[str, tuple[list[float], Tensor]]:
+    """How a measure goes with a disturbance.
+
+    Args:
+        runs: All on one order of the pixels.
+        disturbance: ``"shift"``, ``"shuffle"`` (each image in an order of its own) or ``"cover"``.
+        measure: ``"accuracy"`` or ``"consistency"``.
+
+    Returns:
+        By the family's name, how strong the disturbance was at each point, and the measure, in per cent,
+        ``[seeds, points]``.
+    """
+    axis = {"shift": "pixels", "shuffle": "tile", "cover": "share"}[disturbance]
+    runs_of, by_name = grouped(runs, "family"), {}
+    for family, name in NAMES.items():
+        rows = [[step for step in run[disturbance] if step.get("each", True)] for run in runs_of[family]]
+        values = torch.tensor([[100 * step[measure] for step in row] for row in rows])
+        by_name[name] = [step[axis] for step in rows[0]], values
+    return by_name
+
+
+def _means(record: dict, disturbance: str, measure: str) -> dict[str, tuple[list[float], Tensor]]:
+    by_name = curves(_plain(record), disturbance, measure)
+    return {name: (x, values.mean(dim=0)) for name, (x, values) in by_name.items()}
+
+
+def _plain(record: dict) -> list[dict]:
+    """The runs on images as they are."""
+    return grouped(record["runs"], "order")["image"]
+
+
+def _opening(record: dict) -> str:
+    config = record["config"]
+    return records.opening(record, f"{config['train_images']:,} training images, {config['steps']:,} steps of "
+                                   f"{config['recipe']['batch_size']}; {rates(config)}; "
+                                   "the test images were read once, at the end")
+
+
+def rates(config: dict) -> str:
+    """How the learning rate of each family was chosen, in words."""
+    return (f"for each family the learning rate is the best of {', '.join(map(str, config['learning_rates']))} on "
+            f"validation after {config['search_steps']} steps")
+
+
+def _search(record: dict) -> str:
+    runs = first(record)
+    return "\n".join(f"{name:15} validation accuracy by learning rate: "
+                     + ", ".join(f"{rate} {accuracy:.1%}" for rate, accuracy in runs[family]["search"].items())
+                     for family, name in NAMES.items())
+
+
+def _table(record: dict) -> str:
+    runs, by_family = first(record), record["summary"]["image"]
+    columns = {"test_accuracy": "test images (%)", "shift": "moved 8 pixels (%)", "shuffle": "patches shuffled (%)",
+               "cover": "75 % covered (%)"}
+    rows = [[name, f"{runs[family]['parameters']:,}", f"{runs[family]['learning_rate']:g}",
+             *(f"{100 * by_family[family][column]:.1f}" for column in columns)] for family, name in NAMES.items()]
+    return records.table(["network", "parameters", "learning rate", *columns.values()], rows)
+
+
+def _consistency(record: dict) -> Figure:
+    return plots.lines(_means(record, "shift", "consistency"), "shift of the image (pixels)",
+                       "images that keep their answer (%)",
+                       "Move the image: a network with convolutions hardly notices")
+
+
+def _shuffle(record: dict) -> Figure:
+    plain = {NAMES[family]: 100 * run["test_accuracy"] for family, run in first(record).items()}
+    shuffled = {name: ([IMAGE_SIZE, *tiles], [plain[name], *values])
+                for name, (tiles, values) in _means(record, "shuffle", "accuracy").items()}
+    figure = plots.lines(shuffled, "side of the shuffled tiles (pixels; 32 is the whole image)", "test accuracy (%)",
+                         "With its patches shuffled, the ViT alone still names the images", logx=True)
+    figure.axes[0].set_ylim(top=125)  # room for the legend
+    figure.axes[0].legend(loc="upper left", ncols=2, handlelength=3)
+    figure.axes[0].set_yticks(range(20, 101, 20))
+    return figure
+
+
+def _cover(record: dict) -> Figure:
+    return plots.lines(_means(record, "cover", "accuracy"), "share of the patches that is covered",
+                       "test accuracy (%)", "With half of the patches covered, the ViT is ahead")

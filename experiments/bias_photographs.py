@@ -17,16 +17,18 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments import bias
+from experiments import bias, records
 from experiments.disturb import disturbed
-from experiments.families import FAMILIES
+from experiments.families import FAMILIES, NAMES
 from experiments.measure import best, loaded, trained
-from experiments.statistics import interval
-from vitlite import cost, data
+from experiments.statistics import grouped, interval
+from vitlite import checks, cost, data, plots
 
-__all__ = ["DATASET", "SCALES", "measures", "points", "run", "summarise", "windows"]
+__all__ = ["DATASET", "SCALES", "measures", "points", "run", "show", "summarise", "windows"]
 
 DATASET = (
     "cifar10: 45,000 training, 5,000 validation and 10,000 test images, of each the 24×24 pixels in the middle; "
@@ -70,8 +72,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
     family, seed, size = point["family"], point["seed"], config["vit"]["image_size"]
     whole = loaded(**config["data"])
     sets = data.Splits(*(_middle(split, size) for split in whole))
-    found = bias.search(family, sets, config, work)
-    model, recipe = bias.build(family, config, seed), bias.recipe(config, config["steps"], best(found))
+    by_rate = bias.search(family, sets, config, work)
+    model, recipe = bias.build(family, config, seed), bias.recipe(config, config["steps"], best(by_rate))
     recipe = recipe.replace(validate_every=max(1, config["steps"] // 4))  # 5,000 images each time
     resume = work / f"{family}-seed{seed}.safetensors"
     measured = trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=resume)
@@ -80,21 +82,19 @@ def run(point: dict, config: dict, work: Path) -> dict:
     return measured | {
         "flops": cost.flops(model, size),
         "learning_rate": recipe.learning_rate,
-        "search": found,
+        "search": by_rate,
         **disturbed(model, _middle(some, size), shifted, config),
     }
 
 
 def summarise(runs: list[dict]) -> dict:
     """The measures by family, with intervals over the seeds, and how much each lies above the ViT's, seed by seed."""
-    by_family: dict[str, dict[int, dict]] = {}
-    for one in runs:
-        by_family.setdefault(one["family"], {})[one["seed"]] = measures(one)
-    vit = by_family.get("vit", {})
-    above = {family: [_minus(of[seed], vit[seed]) for seed in of if seed in vit] for family, of in by_family.items()}
+    rows = {family: {run["seed"]: measures(run) for run in those} for family, those in grouped(runs, "family").items()}
+    vit = rows.get("vit", {})
+    above = {family: [_minus(of[seed], vit[seed]) for seed in of if seed in vit] for family, of in rows.items()}
     return {
-        "families": {family: _intervals(list(of.values())) for family, of in by_family.items()},
-        "above_vit": {family: _intervals(rows) for family, rows in above.items() if rows and family != "vit"},
+        "families": {family: _intervals(list(of.values())) for family, of in rows.items()},
+        "above_vit": {family: _intervals(gaps) for family, gaps in above.items() if gaps and family != "vit"},
     }
 
 
@@ -169,3 +169,83 @@ def windows(images: Tensor, shift: int, size: int) -> Tensor:
 
 def _middle(split: data.Split, size: int) -> data.Split:
     return dataclasses.replace(split, images=windows(split.images, 0, size), masks=None)
+
+
+# ---- what a chapter shows
+
+SHOWN = {
+    "test_accuracy": "test images (%)",
+    "consistency": "keep their answer, moved 4 pixels (%)",
+    "lost_by_shift": "points lost, moved",
+    "lost_by_shuffle": "points lost, patches shuffled",
+    "lost_by_cover": "points lost, 75 % covered",
+}
+
+
+def show(record: dict, what: str) -> str | Figure:
+    """The record as chapter 6 shows it.
+
+    Args:
+        record: The record ``bias_photographs``.
+        what: ``"opening"``: question, expectation and scale, ``"table"``: a row for each family, ``"differences"``: a
+            row for each beside the ViT, all as Markdown. ``"consistency"``, ``"shuffle"`` and ``"cover"``: figures of
+            answers kept under a shift, and of accuracy with shuffled and with covered patches.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"opening": _opening, "table": _table, "differences": _differences, "consistency": _consistency,
+             "shuffle": _shuffle, "cover": _cover}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _opening(record: dict) -> str:
+    config, run = record["config"], record["runs"][0]
+    return records.opening(record, f"{run['train_images']:,} training images, {config['steps']:,} steps of "
+                                   f"{config['recipe']['batch_size']}, so all see each image "
+                                   f"{run['images_seen'] / run['train_images']:.1f} times; {bias.rates(config)}")
+
+
+def _table(record: dict) -> str:
+    by_family = record["summary"]["families"]
+    rows = [[name, *(records.percent(by_family[family][what]) for what in SHOWN)] for family, name in NAMES.items()]
+    return records.table(["network", *SHOWN.values()], rows)
+
+
+def _differences(record: dict) -> str:
+    by_family, above = record["summary"]["families"], record["summary"]["above_vit"]
+    rows = [[f"{name} − ViT", *(records.percent(above[family][what], "+") for what in SHOWN)]
+            for family, name in NAMES.items() if family in above]
+    dents = (f"{name} {records.percent(by_family[family]['whole_patch'], '+')}" for family, name in NAMES.items())
+    return (records.table(["difference", *SHOWN.values()], rows)
+            + "\n\nAnswers kept at a shift of 4 pixels, less those kept at 2 (points): " + ", ".join(dents))
+
+
+def _banded(record: dict, disturbance: str, measure: str) -> dict[str, tuple]:
+    """Curves by the family's name: the mean over the seeds, the lowest seed and the highest."""
+    return {name: (x, values.mean(0), values.amin(0), values.amax(0))
+            for name, (x, values) in bias.curves(record["runs"], disturbance, measure).items()}
+
+
+def _consistency(record: dict) -> Figure:
+    figure = plots.lines(_banded(record, "shift", "consistency"), "shift of the window (pixels)",
+                         "images that keep their answer (%)", "On photographs too, the ViT notices the cuts")
+    figure.axes[0].set_xticks(record["config"]["shifts"])
+    return figure
+
+
+def _shuffle(record: dict) -> Figure:
+    whole = _banded(record, "shift", "accuracy")  # at a shift of 0: the images as they are, one tile of 24 pixels
+    shuffled = {}
+    for name, (tiles, *values) in _banded(record, "shuffle", "accuracy").items():
+        plain = whole[name][1:]
+        joined = (torch.cat([start[:1], rest]) for start, rest in zip(plain, values, strict=True))
+        shuffled[name] = ([record["config"]["vit"]["image_size"], *tiles], *joined)
+    return plots.lines(shuffled, "side of the shuffled tiles (pixels; 24 is the whole image)", "test accuracy (%)",
+                       "Shuffling its patches takes next to nothing from the ViT", logx=True)
+
+
+def _cover(record: dict) -> Figure:
+    return plots.lines(_banded(record, "cover", "accuracy"), "share of the patches that is covered",
+                       "test accuracy (%)", "With most patches covered, the ResNet has lost its lead")

@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from experiments.timing import peak_bytes, seconds
+from vitlite import checks, plots
 from vitlite.model import Block, ViTConfig
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "factors", "largest", "peaks", "points", "run", "show", "summarise"]
 
 DATASET = "none: tokens drawn at random"
 
@@ -93,16 +95,99 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 def summarise(runs: list[dict]) -> dict:
     """What the largest image that was measured pixel by pixel costs, over what its largest patches cost."""
-    image_size = max(entry["image_size"] for entry in runs if entry["what"] == "pixels")
-    patch_size = max(entry["patch_size"] for entry in runs)
-    at = {
-        (entry["patch_size"], entry["attention"]): entry
-        for entry in runs
-        if entry["image_size"] == image_size
-    }
-    ratios = {
-        f"{quantity}_{attention}": at[1, attention][quantity] / at[patch_size, attention][quantity]
-        for quantity in ("tokens", "seconds", "peak_bytes")
-        for attention in ("explicit", "fused")
-    }
+    at, patch_size = largest(runs), max(run["patch_size"] for run in runs)
+    ratios = {f"{quantity}_{attention}": at[1, attention][quantity] / at[patch_size, attention][quantity]
+              for quantity in ("tokens", "seconds", "peak_bytes") for attention in ("explicit", "fused")}
+    image_size = at[1, "explicit"]["image_size"]
     return {"image_size": image_size, "patch_size": patch_size, "pixels_over_patches": ratios}
+
+
+# ---- what a chapter shows
+
+
+def show(record: dict, what: str) -> str | Figure:
+    """The record as chapters 1 and 3 show it.
+
+    Args:
+        record: The record ``cost``.
+        what: ``"setting"``: what it was measured on, and ``"factors"``: what pixels cost over patches, both as text.
+            ``"memory"`` and ``"time"``: figures by the image's side, a curve for each patch size. ``"attention"``: a
+            figure of memory by tokens, explicit attention beside fused.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"setting": _setting, "memory": _memory, "time": _time, "factors": _factors, "attention": _attention}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def largest(runs: list[dict]) -> dict[tuple[int, str], dict]:
+    """The runs at the largest image that was measured pixel by pixel, by patch size (1 for pixels) and attention."""
+    image_size = max(run["image_size"] for run in runs if run["what"] == "pixels")
+    return {(run["patch_size"], run["attention"]): run for run in runs if run["image_size"] == image_size}
+
+
+def factors(record: dict) -> dict[int, dict[str, float]]:
+    """How many times as much pixels cost as patches of each size, at the largest image measured pixel by pixel:
+    ``tokens``, with explicit attention ``seconds`` and ``peak_bytes``, with fused attention ``peak_bytes_fused``."""
+    at = largest(record["runs"])
+
+    def ratio(patch_size: int, quantity: str, attention: str = "explicit") -> float:
+        return at[1, attention][quantity] / at[patch_size, attention][quantity]
+
+    return {size: {quantity: ratio(size, quantity) for quantity in ("tokens", "seconds", "peak_bytes")}
+            | {"peak_bytes_fused": ratio(size, "peak_bytes", "fused")}
+            for size in sorted({size for size, _ in at} - {1})}
+
+
+def peaks(record: dict) -> dict[str, dict[int, float]]:
+    """Peak memory in MiB by number of tokens, from 16 on, for explicit and for fused attention."""
+    return {kind: dict(sorted({run["tokens"]: run["peak_bytes"] / 2**20 for run in record["runs"]
+                               if run["attention"] == kind and run["tokens"] >= 16}.items()))
+            for kind in ("explicit", "fused")}
+
+
+def _setting(record: dict) -> str:
+    hardware, config = record["hardware"], record["config"]
+    return (f"measured on: {hardware.get('gpu') or hardware['processor']}, threads: {hardware['threads']}, "
+            f"at least {config['repeats']} repeats, sequences of up to {config['max_tokens']:,} tokens")
+
+
+def _memory(record: dict) -> Figure:
+    return _by_side(record, "peak_bytes", 2**20, "peak memory (MiB)", "take {:,.0f}× the memory of")
+
+
+def _time(record: dict) -> Figure:
+    return _by_side(record, "seconds", 1e-3, "time of one forward pass (ms)", "take {:,.0f}× as long as")
+
+
+def _by_side(record: dict, quantity: str, unit: float, label: str, claim: str) -> Figure:
+    """One quantity against the image's side, a curve for each patch size, with explicit attention."""
+    names = {1: "one token a pixel", 4: "4×4 patches", 8: "8×8 patches", 16: "16×16 patches"}
+    series = {}
+    for size, name in names.items():
+        runs = [run for run in record["runs"] if (run["patch_size"], run["attention"]) == (size, "explicit")]
+        series[name] = [run["image_size"] for run in runs], [run[quantity] / unit for run in runs]
+    side = record["summary"]["image_size"]
+    title = f"At {side}×{side}, pixels {claim.format(factors(record)[4][quantity])} 4×4 patches"
+    figure = plots.lines(series, "side of the image (pixels)", label, title, logx=True, logy=True)
+    figure.axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=3)  # above the curves
+    return figure
+
+
+def _factors(record: dict) -> str:
+    side, by_size = record["summary"]["image_size"], factors(record)
+    lines = [f"{side}×{side}: pixels over patches",
+             f"{'patch':>6} {'tokens (P²)':>12} {'time':>8} {'memory':>8} {'P⁴':>8} {'memory, fused':>15}"]
+    for size, times in by_size.items():
+        lines.append(f"{size:>4}×{size:<2} {times['tokens']:>11,.0f} {times['seconds']:>8,.0f} "
+                     f"{times['peak_bytes']:>8,.0f} {size**4:>8,} {times['peak_bytes_fused']:>15,.0f}")
+    between = [f"{size}×{size}" for size, times in by_size.items() if size**2 < times["seconds"] < size**4]
+    return "\n".join([*lines, f"time falls by something between P² and P⁴ for: {', '.join(between) or 'none'}"])
+
+
+def _attention(record: dict) -> Figure:
+    return plots.lines({kind: (list(by_tokens), list(by_tokens.values())) for kind, by_tokens in peaks(record).items()},
+                       "tokens", "peak memory (MiB)", logx=True, logy=True,
+                       title="Explicit attention pays for the T × T matrix, fused attention does not")

@@ -10,7 +10,11 @@ from torch import nn
 from vitlite import ViT, ViTConfig, checks, cost, resnet
 from vitlite.hybrid import ResNetStem
 
-__all__ = ["FAMILIES", "build", "hybrid", "mlp", "vit"]
+__all__ = ["FAMILIES", "NAMES", "build", "hybrid", "mlp", "vit"]
+
+# As tables and figures name them, in their order.
+NAMES = {"resnet": "ResNet", "hybrid": "hybrid", "vit": "ViT", "mlp": "fully connected"}
+
 
 
 def vit(config: dict) -> ViT:

@@ -21,15 +21,16 @@ from pathlib import Path
 
 import torch
 
+from experiments import records
 from experiments.disturb import shuffle
 from experiments.measure import loaded, trained
-from experiments.statistics import interval, paired
-from vitlite import ViT, ViTConfig
+from experiments.statistics import grouped, interval, paired
+from vitlite import ViT, ViTConfig, checks
 from vitlite.position import KINDS
 from vitlite.train import Recipe, evaluate
 from vitlite.train.device import autocast_dtype
 
-__all__ = ["DATASET", "SCALES", "new_model", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "new_model", "points", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training, 5,000 validation and 10,000 test images; scenes, seed 0: 45,000 (full: 200,000) "
@@ -114,21 +115,57 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """By set and kind: test accuracy with its interval, how far it lies above none and above the learned 1-D table
     (differences by seed; None where there is nothing to compare), accuracy on shuffled patches, parameters, seconds."""
-    told: dict = {}
-    for name in dict.fromkeys(run["data"] for run in runs):
-        kinds: dict[str, list[dict]] = {}
-        for run in runs:
-            if run["data"] == name:
-                kinds.setdefault(run["position"], []).append(run)
-        told[name] = {
-            kind: {
-                "test_accuracy": interval(run["test_accuracy"] for run in mine),
-                **{f"over_{other}": None if kind == other else paired(mine, kinds.get(other, []))
-                   for other in ("none", "learned-1d")},
-                "shuffled_accuracy": interval(run["shuffled_accuracy"] for run in mine),
-                "parameters": mine[0]["parameters"],
-                "seconds": statistics.mean(run["seconds"] for run in mine),
-            }
-            for kind, mine in kinds.items()
-        }
-    return told
+    kinds_of = {name: grouped(those, "position") for name, those in grouped(runs, "data").items()}
+    return {name: {kind: _row(kind, kinds) for kind in kinds} for name, kinds in kinds_of.items()}
+
+
+def _row(kind: str, kinds: dict[str, list[dict]]) -> dict:
+    """What ``summarise`` says of one kind, beside the runs of the others on the same set."""
+    runs = kinds[kind]
+    return {
+        "test_accuracy": interval(run["test_accuracy"] for run in runs),
+        **{f"over_{other}": None if kind == other else paired(runs, kinds.get(other, []))
+           for other in ("none", "learned-1d")},
+        "shuffled_accuracy": interval(run["shuffled_accuracy"] for run in runs),
+        "parameters": runs[0]["parameters"],
+        "seconds": statistics.mean(run["seconds"] for run in runs),
+    }
+
+
+# ---- what a chapter shows
+
+PAPER = {"none": 0.61382, "learned-1d": 0.64206, "learned-2d": 0.64001, "relative": 0.64032}  # its Table 8
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 2 shows it, as Markdown.
+
+    Args:
+        record: The record ``position``.
+        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each set and kind.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"opening": _opening, "table": _table}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _opening(record: dict) -> str:
+    config, parameters = record["config"], record["runs"][0]["parameters"]
+    return records.opening(record, f"{config['steps']:,} steps of {config['recipe']['batch_size']} images, a ViT of "
+                                   f"{parameters:,} parameters without positions")
+
+
+def _table(record: dict) -> str:
+    head = ("images", "positions", "test images (%)", "over none", "over learned-1d", "shuffled (%)",
+            "paper: over none")
+    rows = []
+    for name, kinds in record["summary"].items():
+        for kind, row in kinds.items():
+            gaps = [records.percent(row[over], "+") if row[over] else "" for over in ("over_none", "over_learned-1d")]
+            paper = f"{100 * (PAPER[kind] - PAPER['none']):+.1f}" if kind in PAPER and kind != "none" else ""
+            rows.append([name, kind, records.percent(row["test_accuracy"]), *gaps,
+                         f"{100 * row['shuffled_accuracy']['mean']:.1f}", paper])
+    return records.table(head, rows, left=2)

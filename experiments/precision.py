@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments import records
 from experiments.families import build
 from experiments.measure import loaded, trained
-from experiments.statistics import interval, paired
+from experiments.statistics import grouped, interval, paired
+from vitlite import checks
 from vitlite.train import Recipe
 from vitlite.train.device import autocast_dtype
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training images, 5,000 validation and 10,000 test images, shrunk to 24 pixels (cpu) or at 32 "
@@ -75,9 +77,35 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 def summarise(runs: list[dict]) -> dict:
     """For each precision its test accuracy and seconds, and how far autocast lies above float32 by seed; intervals."""
-    by = {name: [run for run in runs if run["precision"] == name] for name in ("float32", "autocast")}
-    told: dict = {
-        name: {key: interval(run[key] for run in those) for key in ("test_accuracy", "seconds")}
-        for name, those in by.items() if those
-    }
-    return told | {"autocast_over_float32": paired(by["autocast"], by["float32"])}
+    by_name = grouped(runs, "precision")
+    summary: dict = {name: {key: interval(run[key] for run in those) for key in ("test_accuracy", "seconds")}
+                     for name, those in by_name.items()}
+    return summary | {"autocast_over_float32": paired(by_name.get("autocast", []), by_name.get("float32", []))}
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 5 shows it, as Markdown.
+
+    Args:
+        record: The record ``precision``.
+        what: ``"table"``: the expectation, a row for each precision, and the difference.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    views = {"table": _table}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _table(record: dict) -> str:
+    formats, summary, rows = {run["precision"]: run["dtype"] for run in record["runs"]}, record["summary"], []
+    for name, dtype in formats.items():
+        accuracy, seconds = summary[name]["test_accuracy"], summary[name]["seconds"]["mean"]
+        rows.append([dtype, records.percent_between(accuracy["mean"], accuracy["low"], accuracy["high"]),
+                     f"{seconds:.0f}"])
+    table = records.table(["matrix products in", "test accuracy (%)", "seconds of training"], rows)
+    gain = summary["autocast_over_float32"]
+    return (f"**Expectation, written before.** {record['expectation']}\n\n{table}\n\n{formats['autocast']} above "
+            f"float32, seed by seed: {100 * gain['mean']:+.2f} points ({100 * gain['low']:+.2f} to "
+            f"{100 * gain['high']:+.2f}).")

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import torch
 
-from vitlite import ViT, ViTConfig, data
+from experiments import records
+from experiments.measure import images_seen
+from experiments.statistics import grouped
+from vitlite import ViT, ViTConfig, checks, data
 from vitlite.cost import parameters, train_flops
 from vitlite.train import Recipe, Trainer, evaluate
 
-__all__ = ["DATASET", "SCALES", "ladder", "points", "recipe", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "ladder", "points", "recipe", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training images (full), or a class-balanced 5,000 of them shrunk to 24 pixels (cpu); 5,000 "
@@ -107,10 +110,10 @@ def run(point: dict, config: dict, work: Path) -> dict:
         "parameters": parameters(model),
         "train_images": len(sets.train),
         "steps": this.steps,
-        "images_seen": this.steps * this.batch_size,
+        "images_seen": images_seen(this, sets.train),
         "seconds": history["seconds"],
         "images_per_second": statistics.median(history["images_per_second"]),
-        "train_flops": this.steps * this.batch_size * train_flops(model, config["model"]["image_size"]),
+        "train_flops": images_seen(this, sets.train) * train_flops(model, config["model"]["image_size"]),
         "train_accuracy": evaluate(model, sets.train, dtype=trainer.dtype).accuracy,
         "val_accuracy": history["val_accuracy"][-1],
         "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
@@ -123,21 +126,50 @@ def summarise(runs: list[dict]) -> dict:
 
     A gain is taken between runs of the same seed; a spread is the standard deviation over the seeds, None for one seed.
     """
-    table: dict[str, dict] = {}
-    below: dict[int, float] = {}
-    for variant in dict.fromkeys(run["variant"] for run in runs):
-        mine = [run for run in runs if run["variant"] == variant]
-        here = {run["seed"]: run["test_accuracy"] for run in mine}
-        gains = [here[seed] - below[seed] for seed in here if seed in below]
-        table[variant] = {
-            key: statistics.mean(run[key] for run in mine)
-            for key in ("train_accuracy", "val_accuracy", "test_accuracy", "seconds")
-        }
-        table[variant] |= {"test_spread": _spread(list(here.values())), "gain_spread": _spread(gains)}
-        table[variant] |= {"gain": statistics.mean(gains) if gains else None}
-        below = here
-    return table
+    summary, below = {}, []
+    for variant, those in grouped(runs, "variant").items():
+        accuracy_below = {run["seed"]: run["test_accuracy"] for run in below}
+        gains = [run["test_accuracy"] - accuracy_below[run["seed"]] for run in those if run["seed"] in accuracy_below]
+        means = {key: statistics.mean(run[key] for run in those)
+                 for key in ("train_accuracy", "val_accuracy", "test_accuracy", "seconds")}
+        spreads = {"test_spread": _spread([run["test_accuracy"] for run in those]), "gain_spread": _spread(gains)}
+        summary[variant] = means | spreads | {"gain": statistics.mean(gains) if gains else None}
+        below = those
+    return summary
 
 
 def _spread(values: list[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 5 shows it, as Markdown.
+
+    Args:
+        record: The record ``recipe_ablation``.
+        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each recipe.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"opening": _opening, "table": _table}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _opening(record: dict) -> str:
+    run, config = record["runs"][0], record["config"]
+    size = config["data"].get("image_size", 32)
+    return records.opening(record, f"{run['train_images']:,} training images of {size}×{size} pixels, "
+                                   f"{run['steps']:,} steps of {config['batch_size']}, so each image is seen "
+                                   f"{run['images_seen'] / run['train_images']:.0f} times; "
+                                   f"{run['parameters'] / 1e6:.2f}M parameters")
+
+
+def _table(record: dict) -> str:
+    rows = []
+    for name, row in record["summary"].items():
+        gain = "" if row["gain"] is None else f"{100 * row['gain']:+.1f} ± {100 * row['gain_spread']:.1f}"
+        rows.append([name, f"{100 * row['test_accuracy']:.1f} ± {100 * row['test_spread']:.1f}", gain,
+                     f"{100 * row['train_accuracy']:.0f}"])
+    return records.table(["up to and with", "test accuracy", "gain on the rung below", "on its training images"], rows)

@@ -20,7 +20,8 @@ import torch
 
 from vitlite.files import written_whole
 
-__all__ = ["FOLDER", "check", "names", "opening", "percent", "provenance", "read", "refuse_weaker", "table", "write"]
+__all__ = ["FOLDER", "check", "names", "opening", "percent", "percent_between", "provenance", "read", "refuse_weaker",
+           "table", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "records"
@@ -108,6 +109,21 @@ def percent(interval: dict, sign: str = "") -> str:
     return f"{100 * interval['mean']:{sign}.1f}{reach}".replace("-", "−")
 
 
+def percent_between(mean: float, low: float, high: float) -> str:
+    """A share as text in per cent, and between which ends it lies; also a difference of shares in points.
+
+    Args:
+        mean: The share, a fraction.
+        low: The lower end of its interval.
+        high: The upper end.
+
+    Example:
+        >>> percent_between(0.935, 0.922, 0.947)
+        '93.5 (92.2 to 94.7)'
+    """
+    return f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})".replace("-", "−")
+
+
 def opening(record: dict, details: str) -> str:
     """What a chapter says of a record before it shows the result, as Markdown: its question, what was expected before
     the run, and its scale.
@@ -122,11 +138,11 @@ def opening(record: dict, details: str) -> str:
     """
     runs, hardware = record["runs"], record["hardware"]
     seeds, cores = len({run["seed"] for run in runs}), hardware["cores"]
-    where = hardware.get("gpu") or f"{hardware['processor']} ({cores} core{'s' * (cores > 1)})"
+    processor = hardware.get("gpu") or f"{hardware['processor']} ({cores} core{'s' * (cores > 1)})"
     return (f"**Question.** {record['question']}\n\n"
             f"**Expectation, written before the run.** {record['expectation']}\n\n"
             f"**Scale.** `{record['scale']}`: {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)}; {details}. "
-            f"On {where}, {record['date']}.")
+            f"On {processor}, {record['date']}.")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -216,10 +232,10 @@ def provenance(device: torch.device | str = "cpu") -> dict:
 
 def _hardware(device: torch.device) -> dict:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"device": device.type, "processor": _processor(), "cores": cores, "threads": torch.get_num_threads()}
+    hardware = {"device": device.type, "processor": _processor(), "cores": cores, "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        hardware["gpu"] = torch.cuda.get_device_name(device)
+    return hardware
 
 
 def _processor() -> str:

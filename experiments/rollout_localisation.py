@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import records
-from vitlite import ViT, analysis, data, weights
-from vitlite.data.augment import normalise
+from vitlite import ViT, analysis, checks, cost, data, plots, weights
 
-__all__ = ["DATASET", "METHODS", "OBJECT", "RANKINGS", "SCALES", "maps", "points", "run", "summarise"]
+__all__ = ["DATASET", "METHODS", "OBJECT", "RANKINGS", "SCALES", "SCORES", "maps", "points", "run", "show", "summarise"]
 
 DATASET = "scenes at 32 px: test images with their masks"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -92,15 +92,15 @@ def run(point: dict, config: dict, work: Path) -> dict:
     model = weights.load(CHECKPOINTS / f"{point['model']}.safetensors", device=config["device"])
     test = data.load("scenes", train_images=1_000, held_out=config["images"]).test
     began = time.perf_counter()
-    images = normalise(test.images, test.mean, test.std).to(config["device"])
+    images = test.normalised().to(config["device"])
     parts = [maps(model, part) for part in images.split(BATCH)]
-    found = {method: torch.cat([part[method].cpu() for part in parts]) for method in parts[0]}
+    by_method = {method: torch.cat([part[method].cpu() for part in parts]) for method in parts[0]}
     grid, draws = model.config.grid, torch.Generator().manual_seed(config["seed"])
-    found["centre"] = analysis.centre_prior(grid).expand(len(images), -1, -1)
-    found["random"] = torch.rand(len(images), *grid, generator=draws)
+    by_method["centre"] = analysis.centre_prior(grid).expand(len(images), -1, -1)
+    by_method["random"] = torch.rand(len(images), *grid, generator=draws)
     with torch.inference_mode():
         right = (model(images).argmax(dim=1).cpu() == test.labels).float()
-    rankings = found | {OBJECT: F.adaptive_avg_pool2d(test.masks.float(), grid)}
+    rankings = by_method | {OBJECT: F.adaptive_avg_pool2d(test.masks.float(), grid)}
     curves = {
         name: {method: curve(model, images, test.labels, rankings[method], config["shares"]).tolist()
                for method in RANKINGS}
@@ -108,16 +108,16 @@ def run(point: dict, config: dict, work: Path) -> dict:
     }
     return {
         "images": len(test),
-        **_against_masks({method: found[method] for method in METHODS}, test.masks, right),
+        **_against_masks({method: by_method[method] for method in METHODS}, test.masks, right),
         **curves,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": cost.parameters(model),
         "seconds": time.perf_counter() - began,
     }
 
 
-def _against_masks(found: dict[str, Tensor], masks: Tensor, right: Tensor) -> dict:
+def _against_masks(by_method: dict[str, Tensor], masks: Tensor, right: Tensor) -> dict:
     """Every method's scores, rollout's lead in each, what the object's size does, and the answers where it misses."""
-    scores = {method: analysis.localisation(each, masks)._asdict() for method, each in found.items()}
+    scores = {method: analysis.localisation(each, masks)._asdict() for method, each in by_method.items()}
     share = masks.float().mean(dim=(1, 2))
     limits = share.quantile(torch.linspace(0, 1, 5))
     quarter = torch.bucketize(share, limits[1:-1])  # 0 for the smallest objects, 3 for the largest
@@ -140,3 +140,86 @@ def _against_masks(found: dict[str, Tensor], masks: Tensor, right: Tensor) -> di
 def summarise(runs: list[dict]) -> dict:
     """By model and method: how often the map's largest value lies on the object."""
     return {run["model"]: {method: scores["pointing"][0] for method, scores in run["scores"].items()} for run in runs}
+
+
+# ---- what a chapter shows
+
+SCORES = {"pointing": "pointing game", "energy": "energy", "average_precision": "average precision"}
+MODELS = {"bias_vit": "ViT", "bias_hybrid": "hybrid"}
+
+
+def show(record: dict, what: str) -> str | Figure:
+    """The record as chapter 14 shows it.
+
+    Args:
+        record: The record ``rollout_localisation``.
+        what: ``"opening"``: question, expectation and scale, ``"scores"``: the ViT's by method, ``"differences"``:
+            rollout's lead over other methods, ``"hybrid"``: a sentence on its maps, ``"patches"``: accuracy with a
+            twentieth of the patches blanked or shown, ``"answers"``: accuracy where rollout hits and misses, all as
+            Markdown. ``"sizes"``: a figure of pointing by the size of the object.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"opening": _opening, "scores": _scores, "differences": _differences, "hybrid": _hybrid,
+             "patches": _patches, "sizes": _sizes, "answers": _answers}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _named(record: dict) -> dict[str, dict]:
+    """The run of each model, by the name that a chapter gives it."""
+    return {MODELS[run["model"]]: run for run in record["runs"]}
+
+
+def _opening(record: dict) -> str:
+    return records.opening(record, record["dataset"])
+
+
+def _scores(record: dict) -> str:
+    rows = [[method, *(records.percent_between(*by_score[score]) for score in SCORES)]
+            for method, by_score in _named(record)["ViT"]["scores"].items()]
+    return records.table(["map", *SCORES.values()], rows)
+
+
+def _differences(record: dict) -> str:
+    runs = _named(record)
+    rows = [[method, *(records.percent_between(*run["rollout_minus"][method][score])
+                       for run in runs.values() for score in SCORES)]
+            for method in ("last layer", "all layers", "gradient rollout", "centre", "random")]
+    return records.table(["rollout minus …", *(f"{name}, {score}" for name in runs for score in SCORES.values())], rows)
+
+
+def _hybrid(record: dict) -> str:
+    scores = _named(record)["hybrid"]["scores"]
+    shares = (f"{100 * scores[method]['pointing'][0]:.0f} % of the images for *{method}*"
+              for method in ("rollout", "all layers", "centre"))
+    return f"On the hybrid the largest value lies on the object in {', '.join(shares)}."
+
+
+def _patches(record: dict) -> str:
+    at, runs = record["config"]["shares"].index(0.05), _named(record)
+    rows = [[method, *(f"{100 * run[curve][method][at]:.0f}" for curve in ("deletion", "insertion")
+                       for run in runs.values())]
+            for method in ("rollout", "gradient rollout", "all layers", "last layer", OBJECT, "random")]
+    head = [f"{what}, {name}" for what in ("blanked", "shown") for name in runs]
+    return records.table(["with a twentieth of the patches", *head], rows)
+
+
+def _sizes(record: dict) -> Figure:
+    runs = _named(record)
+    limits = runs["ViT"]["object_shares"]
+    middle = [50 * (low + high) for low, high in zip(limits[:-1], limits[1:], strict=True)]
+    curves = {f"{name}, {method}": (middle, [100 * x for x in run["pointing_by_size"][method]])
+              for name, run in runs.items() for method in ("rollout", "last layer")}
+    return plots.lines(curves, "the object's share of the image (%)", "pointing game (%)",
+                       "Rollout misses small objects more often")
+
+
+def _answers(record: dict) -> str:
+    lines = []
+    for name, run in _named(record).items():
+        hit, miss = run["answers"]["hit"], run["answers"]["missed"]
+        lines.append(f"- {name}: right in {100 * hit['accuracy']:.1f} % of the {hit['images']} images where rollout "
+                     f"hits, in {100 * miss['accuracy']:.1f} % of the {miss['images']} where it misses.")
+    return "\n".join(lines)

@@ -15,14 +15,17 @@ import statistics
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from experiments import records
-from vitlite import ViT, ViTConfig, data, hybrid, weights
+from experiments.measure import images_seen
+from experiments.statistics import grouped
+from vitlite import ViT, ViTConfig, checks, data, hybrid, plots, weights
 from vitlite.cost import parameters, train_flops
 from vitlite.train import Trainer, evaluate, predictions, recipes
 from vitlite.train.device import peak_flops
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["CHECKPOINTS", "DATASET", "SCALES", "first", "points", "run", "show", "summarise"]
 
 DATASET = "cifar10: 45,000 training, 5,000 validation and 10,000 test images"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -75,7 +78,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     seed, stages, name = point["seed"], config["stages"][point["stem"]], f"train_cifar10-{point['stem']}"
     torch.manual_seed(seed)
     model = build(point["stem"], config, stages[0][0])
-    told = []
+    measured = []
     for image_size, recipe_name, steps in stages:
         recipe = recipes.get(recipe_name).lasting(steps)
         sets = data.load("cifar10", image_size=image_size)
@@ -83,9 +86,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
         trainer = Trainer(model, recipe, seed=seed, device=config["device"],
                           checkpoint=work / f"{name}-seed{seed}-{image_size}px.safetensors")
         history = trainer.fit(sets)
-        told.append({"image_size": image_size, "recipe": recipe_name, "steps": recipe.steps,
-                     "images_seen": recipe.steps * recipe.batch_size, "train_flops": train_flops(model, image_size),
-                     "share_of_peak": share_of_peak(model, trainer), "history": history})
+        measured.append({"image_size": image_size, "recipe": recipe_name, "steps": recipe.steps,
+                         "images_seen": images_seen(recipe, sets.train), "train_flops": train_flops(model, image_size),
+                         "share_of_peak": share_of_peak(model, trainer), "history": history})
     path = CHECKPOINTS / f"{name}.safetensors"
     if seed != config["seeds"][0]:
         path = work / f"{name}-seed{seed}.safetensors"
@@ -95,14 +98,14 @@ def run(point: dict, config: dict, work: Path) -> dict:
     return {
         "parameters": parameters(model),
         "train_images": len(sets.train),
-        "steps": sum(stage["steps"] for stage in told),
-        "images_seen": sum(stage["images_seen"] for stage in told),
-        "seconds": sum(stage["history"]["seconds"] for stage in told),
-        "train_flops": sum(stage["images_seen"] * stage["train_flops"] for stage in told),
+        "steps": sum(stage["steps"] for stage in measured),
+        "images_seen": sum(stage["images_seen"] for stage in measured),
+        "seconds": sum(stage["history"]["seconds"] for stage in measured),
+        "train_flops": sum(stage["images_seen"] * stage["train_flops"] for stage in measured),
         "val_accuracy": evaluate(saved, sets.validation).accuracy,
         "test_accuracy": evaluate(saved, sets.test).accuracy,
         "test_confusion": confusion(saved, sets.test),
-        "stages": told,
+        "stages": measured,
     }
 
 
@@ -134,10 +137,116 @@ def confusion(model: ViT, split: data.Split) -> list[list[int]]:
 
 def summarise(runs: list[dict]) -> dict:
     """Mean accuracies over the seeds, for each stem."""
+    return {stem: {key: statistics.mean(run[key] for run in those)
+                   for key in ("val_accuracy", "test_accuracy", "seconds")}
+            for stem, those in grouped(runs, "stem").items()}
+
+
+# ---- what a chapter shows
+
+STEMS = {"plain": "patches", "conv": "convolutional stem"}
+PEAKS = {"T4": 65e12, "L4": 121e12, "A100": 312e12, "H200": 989e12}  # FLOP a second, dense, in 16 bits
+# From scratch on CIFAR-10, as their pages report it: who, where, test accuracy (%), parameters, budget.
+OTHERS = [
+    ("UvA Deep Learning tutorial 15, ViT",
+     "uvadlc-notebooks.readthedocs.io/en/latest/tutorial_notebooks/tutorial15/Vision_Transformer.html",
+     75.59, "3.2M", "180 epochs, under 1 h on a Titan RTX"),
+    ("tintn, ViT from scratch", "github.com/tintn/vision-transformer-from-scratch", 75.5, "0.12M", "100 epochs"),
+    ("kentaroy47, ViT patch 4", "github.com/kentaroy47/vision-transformers-cifar10", 80, "9.5M", "200 epochs"),
+    ("kentaroy47, the same", "", 85, "9.5M", "500 epochs"),
+    ("kentaroy47, the same", "", 89, "9.5M", "1000 epochs"),
+    ("omihub777, ViT-CIFAR", "github.com/omihub777/ViT-CIFAR", 90.92, "6.3M", "200 epochs, 2 h 14 min on a V100"),
+    ("Compact-Transformers, ViT-Lite-7/4", "github.com/SHI-Labs/Compact-Transformers", 91.38, "3.72M", "200 epochs"),
+    ("SPT_LSA_ViT, plain ViT", "github.com/aanna0701/SPT_LSA_ViT", 93.58, "2.69M",
+     "“100” epochs of three passes each"),
+    ("CCT-7/3x1, convolutional stem", "github.com/SHI-Labs/Compact-Transformers", 96.53, "–", "300 epochs"),
+    ("airbench, a CNN", "github.com/KellerJordan/cifar10-airbench", 94.01, "–", "2.6 s of training on an A100"),
+]
+
+
+def show(record: dict, what: str) -> str | Figure:
+    """The record as chapter 5 shows it: the first seed's runs.
+
+    Args:
+        record: The record ``train_cifar10``.
+        what: ``"curves"`` and ``"confusion"``: figures of the training and of the test answers of the plain model.
+            ``"table"``: question, expectation and what each run measured, and ``"others"``: its accuracy beside what
+            others report, as Markdown. ``"times"``: how long it took, and might take elsewhere, as text.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"curves": _curves, "table": _table, "times": _times, "confusion": _confusion, "others": _others}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def first(record: dict) -> dict[str, dict]:
+    """The first seed's run of each stem."""
+    return {stem: runs[0] for stem, runs in grouped(record["runs"], "stem").items()}
+
+
+def _curves(record: dict) -> Figure:
+    run, steps = first(record)["plain"], 0
+    history: dict[str, list] = {name: [] for name in ("step", "loss", "val_step", "val_loss", "val_accuracy")}
+    for stage in run["stages"]:  # one after the other
+        for name, values in history.items():
+            values += [value + steps * name.endswith("step") for value in stage["history"][name]]
+        steps += stage["steps"]
+    return plots.history(history, title=f"From scratch on CIFAR-10: {run['val_accuracy']:.1%} on validation images")
+
+
+def _epochs(run: dict) -> float:
+    return run["images_seen"] / run["train_images"]
+
+
+def _cells(run: dict) -> dict[str, str]:
+    """What the table says of a run, by the name of the row."""
+    stages = (f"{stage['steps']:,} at {stage['image_size']}×{stage['image_size']} pixels" for stage in run["stages"])
     return {
-        stem: {
-            key: statistics.mean(run[key] for run in runs if run["stem"] == stem)
-            for key in ("val_accuracy", "test_accuracy", "seconds")
-        }
-        for stem in dict.fromkeys(run["stem"] for run in runs)
+        "parameters": f"{run['parameters']:,}",
+        "steps": "; ".join(stages),
+        "images seen": f"{run['images_seen']:,}, that is {_epochs(run):.0f} epochs",
+        "FLOPs of training": f"{run['train_flops'] / 1e15:.2f}·10¹⁵",
+        "training time": f"{run['seconds'] / 60:.0f} minutes",
+        "validation accuracy": f"{run['val_accuracy']:.2%}",
+        "**test accuracy**": f"**{run['test_accuracy']:.2%}**",
     }
+
+
+def _table(record: dict) -> str:
+    runs, hardware = first(record), ", ".join(f"{name} {value}" for name, value in record["hardware"].items())
+    cells, plain = [_cells(run) for run in runs.values()], runs["plain"]
+    table = records.table(["", *(STEMS[stem] for stem in runs)],
+                          [[name, *(column[name] for column in cells)] for name in cells[0]])
+    return (f"**Question.** {record['question']}\n\n"
+            f"**Expectation, written before the run.** {record['expectation']}\n\n{table}\n\n"
+            f"Scale {record['scale']}, seed {plain['seed']}, {record['date']}, {hardware}, "
+            f"{plain['train_images']:,} training images.")
+
+
+def _times(record: dict) -> str:
+    run, hardware = first(record)["plain"], record["hardware"]
+    flops, seconds = run["train_flops"], run["seconds"]
+    lines = [f"measured  {hardware['processor']}, {hardware['cores']} core(s): {seconds / 60:6.1f} minutes, "
+             f"{flops / seconds / 1e9:.0f} GFLOP a second"]
+    for name, peak in PEAKS.items():  # a small model reaches a fiftieth to a fifth of the peak
+        fast, slow = (flops / (share * peak) / 60 for share in (1 / 5, 1 / 50))
+        lines.append(f"estimated {name:<5} {fast:5.2f} to {slow:5.2f} minutes")
+    return "\n".join(lines)
+
+
+def _confusion(record: dict) -> Figure:
+    run, classes = first(record)["plain"], weights.info(CHECKPOINTS / "train_cifar10-plain.safetensors")["classes"]
+    return plots.confusion(run["test_confusion"], classes,
+                           title=f"CIFAR-10 test images: {run['test_accuracy']:.1%} on the diagonal")
+
+
+def _others(record: dict) -> str:
+    ours = [f"| **this book, `train_cifar10`, {STEMS[stem]}** | **{100 * run['test_accuracy']:.2f}** | "
+            f"{run['parameters'] / 1e6:.2f}M | {_epochs(run):.0f} epochs of {run['train_images']:,} images |"
+            for stem, run in first(record).items()]
+    theirs = [f"| {f'[{who}](https://{site})' if site else who} | {accuracy:g} | {parameters} | {budget} |"
+              for who, site, accuracy, parameters, budget in OTHERS]
+    head = ["| who | test accuracy (%) | parameters | budget |", "|---|---|---|---|"]
+    return "\n".join([*head, *ours, *theirs])

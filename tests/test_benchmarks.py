@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,15 @@ from experiments import records
 from vitlite import ViT, ViTConfig, analysis
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "shared")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "shared"))
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A benchmark by its name, found like a script's neighbours; without vit-pytorch where that is not installed."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+    """A benchmark by its name; without vit-pytorch where that is not installed."""
     if not importlib.util.find_spec("vit_pytorch"):
-        monkeypatch.delitem(importlib.import_module("shared").PEERS, "vit-pytorch")
-    yield importlib.import_module
-    for name in [*NAMES, "shared"]:
-        sys.modules.pop(name, None)
+        monkeypatch.delitem(importlib.import_module("benchmarks.shared").PEERS, "vit-pytorch")
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,12 +29,27 @@ def test_it_runs_through_and_writes_a_complete_record(name, benchmark, tmp_path,
     module = benchmark(name)
     benchmark("shared").main(module, ["--scale", "quick"], tmp_path)
     record = records.read(f"benchmark_{name}_cpu", tmp_path)
-    assert record["command"] == f"python benchmarks/{name}.py --scale quick"
+    assert record["command"] == f"python -m benchmarks.{name} --scale quick"
     assert set(records.KEYS) <= set(record)
     assert all(0 < run["seconds_low"] <= run["seconds"] <= run["seconds_high"] for run in record["runs"])
     assert all(ratio > 0 for ratio in record["summary"].values())
     assert str(tmp_path) in capsys.readouterr().out
     json.dumps(module.SCALES)  # a configuration goes into the record
+
+
+def number(name: str, record: dict) -> str:
+    """One of those that a chapter shows, as it writes it."""
+    run = record["runs"][0]
+    return {"analysis": lambda: f"{record['summary']['memory']:.2f} times the memory",
+            "attention": lambda: f"{run['kernel']:<9} {1000 * run['seconds']:6.2f} ms",
+            "input": lambda: f"| {run['level']} | {run['images_per_second']:,.0f} |",
+            "training": lambda: f"| {run['images_per_second']:,.0f} | {run['ours_over_it']:.2f} |"}[name]()
+
+
+@pytest.mark.parametrize("name", ["analysis", "attention", "input", "training"])
+def test_a_chapter_shows_what_was_measured(name, benchmark):
+    record = records.read(f"benchmark_{name}_cpu")
+    assert number(name, record) in benchmark(name).show(record)
 
 
 @pytest.mark.parametrize("name", ["model", "training"])

@@ -11,13 +11,13 @@ def test_fresh_weights_are_those_that_training_began_with():
     """Also in the stem: with the seed of the run, what its experiment built before the first step."""
     config = bias.SCALES["cpu"]
     for family in ("vit", "hybrid"):
-        found = attention_distance.fresh(attention_distance.CHECKPOINTS / f"bias_{family}.safetensors", seed=0)
+        fresh = attention_distance.fresh(attention_distance.CHECKPOINTS / f"bias_{family}.safetensors", seed=0)
         began = bias.build(family, config, seed=0)
-        assert found.config == began.config
-        for (name, one), (_, other) in zip(found.state_dict().items(), began.state_dict().items(), strict=True):
+        assert fresh.config == began.config
+        for (name, one), (_, other) in zip(fresh.state_dict().items(), began.state_dict().items(), strict=True):
             assert torch.equal(one, other), name
         trained = weights.load(attention_distance.CHECKPOINTS / f"bias_{family}.safetensors")
-        assert not torch.equal(next(trained.patch_embed.parameters()), next(found.patch_embed.parameters()))
+        assert not torch.equal(next(trained.patch_embed.parameters()), next(fresh.patch_embed.parameters()))
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -37,6 +37,6 @@ def test_the_summary_tells_the_trained_from_the_fresh():
     run = {"model": "vit", "uniform": 16.0, "without_query": [[16.0, 16.0], [16.0, 14.0]]}
     near = run | {"trained": True, "distance": [[4.0, 12.0], [14.0, 16.0]]}
     far = run | {"trained": False, "distance": [[16.0, 16.0], [16.0, 16.0]]}
-    told = attention_distance.summarise([near, far])["vit"]
-    assert told["trained"] == {"by_layer": [8.0, 15.0], "by_layer_without_query": [16.0, 15.0], "local_share": 0.25}
-    assert told["fresh"]["local_share"] == 0
+    summary = attention_distance.summarise([near, far])["vit"]
+    assert summary["trained"] == {"by_layer": [8.0, 15.0], "by_layer_without_query": [16.0, 15.0], "local_share": 0.25}
+    assert summary["fresh"]["local_share"] == 0

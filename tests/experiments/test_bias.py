@@ -118,7 +118,7 @@ def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monke
         path = tmp_path / f"bias_{family}.safetensors"
         assert weights.info(path)["record"] == "bias"
         assert path.stat().st_size < 2e6
-    told = bias.summarise(runs)["image"]
-    assert set(told) == set(families.FAMILIES)
-    assert told["mlp"]["shuffle"] == runs[-1]["shuffle"][-1]["accuracy"]
+    summary = bias.summarise(runs)["image"]
+    assert set(summary) == set(families.FAMILIES)
+    assert summary["mlp"]["shuffle"] == runs[-1]["shuffle"][-1]["accuracy"]
     json.dumps(runs)

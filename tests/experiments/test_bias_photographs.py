@@ -75,8 +75,8 @@ def test_all_are_disturbed_alike_and_the_test_images_as_they_are_stand_first(tmp
 
 
 def made(family, seed, plain, shuffled):
-    def step(accuracy, consistency=1.0, **where):
-        return where | {"accuracy": accuracy, "consistency": consistency}
+    def step(accuracy, consistency=1.0, **point):
+        return point | {"accuracy": accuracy, "consistency": consistency}
 
     return {
         "family": family,
@@ -89,22 +89,22 @@ def made(family, seed, plain, shuffled):
 
 
 def test_a_run_comes_to_accuracies_losses_and_answers_kept():
-    told = measures(made("vit", 0, plain=0.5, shuffled=0.35))
-    assert (told["plain"], told["shift"], told["shuffle"], told["cover"]) == (0.5, 0.3, 0.35, 0.2)
-    assert told["lost_by_shuffle"] == pytest.approx(0.15)
-    assert told["consistency"] == 0.9
-    assert told["whole_patch"] == pytest.approx(0.2)
+    figures = measures(made("vit", 0, plain=0.5, shuffled=0.35))
+    assert (figures["plain"], figures["shift"], figures["shuffle"], figures["cover"]) == (0.5, 0.3, 0.35, 0.2)
+    assert figures["lost_by_shuffle"] == pytest.approx(0.15)
+    assert figures["consistency"] == 0.9
+    assert figures["whole_patch"] == pytest.approx(0.2)
 
 
 def test_families_are_compared_seed_by_seed_as_far_as_the_grid_is_filled():
     runs = [made("vit", 0, 0.5, 0.4), made("resnet", 0, 0.6, 0.3), made("vit", 1, 0.4, 0.4),
             made("resnet", 1, 0.5, 0.3), made("resnet", 2, 0.9, 0.1), made("mlp", 2, 0.3, 0.2)]
-    told = summarise(runs)
-    assert told["families"]["resnet"]["test_accuracy"]["seeds"] == 3
-    above = told["above_vit"]["resnet"]
+    summary = summarise(runs)
+    assert summary["families"]["resnet"]["test_accuracy"]["seeds"] == 3
+    above = summary["above_vit"]["resnet"]
     assert above["test_accuracy"]["mean"] == pytest.approx(0.1)
     assert above["test_accuracy"]["seeds"] == 2, "seed 2 has no ViT beside it"
     assert above["test_accuracy"]["low"] == pytest.approx(above["test_accuracy"]["high"]), "both seeds differ by 0.1"
     assert above["lost_by_shuffle"]["mean"] == pytest.approx(0.2)
-    assert set(told["above_vit"]) == {"resnet"}
+    assert set(summary["above_vit"]) == {"resnet"}
     assert summarise(runs[-1:])["above_vit"] == {}

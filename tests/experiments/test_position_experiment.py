@@ -78,19 +78,19 @@ def made(kind, seed, accuracy, name="cifar10"):
 def test_kinds_are_compared_seed_by_seed():
     runs = [made("none", 0, 0.40), made("learned-1d", 0, 0.50), made("sincos-2d", 0, 0.53),
             made("none", 1, 0.30), made("learned-1d", 1, 0.40), made("sincos-2d", 1, 0.45)]
-    told = position.summarise(runs)["cifar10"]
-    assert told["learned-1d"]["test_accuracy"]["mean"] == pytest.approx(0.45)
-    assert told["learned-1d"]["over_none"]["low"] == pytest.approx(0.1), "no spread, though the seeds differ"
-    assert told["sincos-2d"]["over_learned-1d"]["mean"] == pytest.approx(0.04)
-    assert told["sincos-2d"]["over_learned-1d"]["low"] < 0.03, "the spread of the differences"
-    assert told["none"]["over_none"] is None
+    summary = position.summarise(runs)["cifar10"]
+    assert summary["learned-1d"]["test_accuracy"]["mean"] == pytest.approx(0.45)
+    assert summary["learned-1d"]["over_none"]["low"] == pytest.approx(0.1), "no spread, though the seeds differ"
+    assert summary["sincos-2d"]["over_learned-1d"]["mean"] == pytest.approx(0.04)
+    assert summary["sincos-2d"]["over_learned-1d"]["low"] < 0.03, "the spread of the differences"
+    assert summary["none"]["over_none"] is None
 
 
-def test_an_unfinished_grid_is_told_as_far_as_it_goes():
-    told = position.summarise([made("learned-1d", 0, 0.5), made("none", 1, 0.4), made("none", 0, 0.3, "scenes")])
-    assert told["cifar10"]["learned-1d"]["over_none"] is None, "no seed in common"
-    assert told["cifar10"]["learned-1d"]["test_accuracy"]["low"] is None
-    assert set(told["scenes"]) == {"none"}
+def test_an_unfinished_grid_is_summarised_as_far_as_it_goes():
+    summary = position.summarise([made("learned-1d", 0, 0.5), made("none", 1, 0.4), made("none", 0, 0.3, "scenes")])
+    assert summary["cifar10"]["learned-1d"]["over_none"] is None, "no seed in common"
+    assert summary["cifar10"]["learned-1d"]["test_accuracy"]["low"] is None
+    assert set(summary["scenes"]) == {"none"}
     assert statistics.paired([], []) is None
 
 

@@ -20,9 +20,9 @@ def test_both_precisions_of_a_seed_stand_before_the_next_seed():
 
 def test_the_difference_is_taken_by_seed():
     runs = [made("float32", 0, 0.50), made("autocast", 0, 0.51), made("float32", 1, 0.60), made("autocast", 1, 0.61)]
-    told = precision.summarise(runs)["autocast_over_float32"]
-    assert told["mean"] == pytest.approx(0.01)
-    assert told["high"] - told["low"] < 1e-9, "the seeds differ by ten points, the precisions by one with each"
+    difference = precision.summarise(runs)["autocast_over_float32"]
+    assert difference["mean"] == pytest.approx(0.01)
+    assert difference["high"] - difference["low"] < 1e-9, "seeds differ by ten points, the precisions by one with each"
     assert precision.summarise(runs[:1])["autocast_over_float32"] is None
 
 

@@ -43,12 +43,12 @@ def test_a_gain_is_taken_between_runs_of_one_seed():
         same = dict.fromkeys(("train_accuracy", "val_accuracy", "seconds"), 1.0)
         return {"variant": variant, "seed": seed, "test_accuracy": accuracy} | same
 
-    told = recipe_ablation.summarise([made("a", 0, 0.3), made("b", 0, 0.5), made("a", 1, 0.4), made("b", 1, 0.5)])
-    assert told["a"]["test_accuracy"] == pytest.approx(0.35)
-    assert told["a"]["test_spread"] == pytest.approx(0.005**0.5)
-    assert told["a"]["gain"] is None
-    assert told["b"]["gain"] == pytest.approx(0.15)
-    assert told["b"]["gain_spread"] == pytest.approx(0.005**0.5)
+    summary = recipe_ablation.summarise([made("a", 0, 0.3), made("b", 0, 0.5), made("a", 1, 0.4), made("b", 1, 0.5)])
+    assert summary["a"]["test_accuracy"] == pytest.approx(0.35)
+    assert summary["a"]["test_spread"] == pytest.approx(0.005**0.5)
+    assert summary["a"]["gain"] is None
+    assert summary["b"]["gain"] == pytest.approx(0.15)
+    assert summary["b"]["gain_spread"] == pytest.approx(0.005**0.5)
     assert recipe_ablation.summarise([made("a", 0, 0.3)])["a"]["test_spread"] is None
 
 

@@ -21,7 +21,7 @@ def model():
 def test_one_forward_pass_gives_what_a_pass_for_each_method_gives(model):
     images, passes = torch.randn(4, 3, 32, 32), []
     model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
-    found = rollout_localisation.maps(model, images)
+    by_method = rollout_localisation.maps(model, images)
     assert len(passes) == 1
     grid = model.config.grid
     rollout = analysis.attention_rollout(model.iter_attention(images))
@@ -35,28 +35,28 @@ def test_one_forward_pass_gives_what_a_pass_for_each_method_gives(model):
         "all layers": looks.mean(dim=0),
     }
     for method, wanted in alone.items():
-        torch.testing.assert_close(found[method], wanted)
-    assert not any(each.requires_grad for each in found.values())
-    assert {*found, "centre", "random"} == set(METHODS)
+        torch.testing.assert_close(by_method[method], wanted)
+    assert not any(each.requires_grad for each in by_method.values())
+    assert {*by_method, "centre", "random"} == set(METHODS)
 
 
 def test_it_runs_and_its_differences_are_those_of_its_scores(model, tmp_path, monkeypatch):
     monkeypatch.setattr(rollout_localisation, "CHECKPOINTS", tmp_path)
     weights.save(model, tmp_path / "tiny.safetensors")
     (point,) = rollout_localisation.points(TINY)
-    told = point | rollout_localisation.run(point, TINY, tmp_path)
-    assert set(told["scores"]) == set(METHODS)
-    scores = told["scores"]
-    for method, difference in told["rollout_minus"].items():
+    result = point | rollout_localisation.run(point, TINY, tmp_path)
+    assert set(result["scores"]) == set(METHODS)
+    scores = result["scores"]
+    for method, difference in result["rollout_minus"].items():
         for score, (mean, low, high) in difference.items():
             assert mean == pytest.approx(scores["rollout"][score][0] - scores[method][score][0], abs=1e-6)
             assert low <= mean <= high
-    assert sum(each["images"] for each in told["answers"].values()) == 20
-    correct = sum(each["images"] * (each["accuracy"] or 0) for each in told["answers"].values())
-    assert correct / 20 == pytest.approx(told["deletion"]["rollout"][0])
-    assert told["object_shares"][0] <= told["object_share"] <= told["object_shares"][-1]
+    assert sum(each["images"] for each in result["answers"].values()) == 20
+    correct = sum(each["images"] * (each["accuracy"] or 0) for each in result["answers"].values())
+    assert correct / 20 == pytest.approx(result["deletion"]["rollout"][0])
+    assert result["object_shares"][0] <= result["object_share"] <= result["object_shares"][-1]
     for method in RANKINGS:
-        assert told["deletion"][method][0] == told["insertion"][method][-1], "nothing blanked is all shown"
-        assert told["deletion"][method][-1] == told["insertion"][method][0]
-    assert rollout_localisation.summarise([told])["tiny"]["rollout"] == scores["rollout"]["pointing"][0]
-    json.dumps(told)
+        assert result["deletion"][method][0] == result["insertion"][method][-1], "nothing blanked is all shown"
+        assert result["deletion"][method][-1] == result["insertion"][method][0]
+    assert rollout_localisation.summarise([result])["tiny"]["rollout"] == scores["rollout"]["pointing"][0]
+    json.dumps(result)

@@ -30,15 +30,15 @@ def small(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("stem", ["plain", "conv"])
 def test_what_is_saved_is_what_was_measured(small, stem):
-    told = train_cifar10.run({"stem": stem, "seed": 0}, TINY, small / "work")
+    result = train_cifar10.run({"stem": stem, "seed": 0}, TINY, small / "work")
     saved = weights.load(small / f"train_cifar10-{stem}.safetensors")
     sets = data.load("cifar10", image_size=24)
-    assert evaluate(saved, sets.test).accuracy == told["test_accuracy"]
-    assert sum(map(sum, told["test_confusion"])) == 20
-    assert sum(row[i] for i, row in enumerate(told["test_confusion"])) == pytest.approx(20 * told["test_accuracy"])
-    assert told["parameters"] == cost.parameters(saved)
-    assert told["images_seen"] == 2 * 2 * 16
-    assert [stage["share_of_peak"] for stage in told["stages"]] == [None, None], "no peak is listed for a CPU"
+    assert evaluate(saved, sets.test).accuracy == result["test_accuracy"]
+    assert sum(map(sum, result["test_confusion"])) == 20
+    assert sum(row[i] for i, row in enumerate(result["test_confusion"])) == pytest.approx(20 * result["test_accuracy"])
+    assert result["parameters"] == cost.parameters(saved)
+    assert result["images_seen"] == 2 * 2 * 16
+    assert [stage["share_of_peak"] for stage in result["stages"]] == [None, None], "no peak is listed for a CPU"
 
 
 @pytest.mark.parametrize("stem", ["plain", "conv"])
@@ -57,7 +57,7 @@ def test_the_share_of_the_peak_is_flops_over_time_over_peak(monkeypatch):
     net = train_cifar10.build("plain", TINY, 16)
     trainer = Trainer(net, recipes.get("quick"), device="cpu")
     trainer.history["images_per_second"] = [1.0, 1e6, 2e6]
-    monkeypatch.setattr(train_cifar10, "peak_flops", lambda where: 1e15)
+    monkeypatch.setattr(train_cifar10, "peak_flops", lambda device: 1e15)
     assert train_cifar10.share_of_peak(net, trainer) == cost.train_flops(net, 16) * 1e6 / 1e15
 
 
@@ -65,6 +65,6 @@ def test_the_summary_has_a_row_for_each_stem():
     same = {"val_accuracy": 0.5, "seconds": 1.0}
     runs = [{"stem": stem, "seed": seed, "test_accuracy": accuracy} | same
             for stem, seed, accuracy in (("plain", 0, 0.6), ("conv", 0, 0.8), ("plain", 1, 0.7))]
-    told = train_cifar10.summarise(runs)
-    assert told["plain"]["test_accuracy"] == pytest.approx(0.65)
-    assert told["conv"]["test_accuracy"] == 0.8
+    summary = train_cifar10.summarise(runs)
+    assert summary["plain"]["test_accuracy"] == pytest.approx(0.65)
+    assert summary["conv"]["test_accuracy"] == 0.8
