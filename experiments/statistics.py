@@ -1,17 +1,40 @@
-"""Intervals of a mean over seeds, and of differences between runs of one seed."""
+"""Runs in groups; intervals of a mean over seeds, and of differences between runs of one seed."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["interval", "paired"]
+from scipy import stats
 
-# Student's t at 97.5 %, by the number of values: a mean lies within so many standard errors, 95 times of 100.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262,
-           11: 2.228, 12: 2.201, 13: 2.179, 14: 2.160, 15: 2.145, 16: 2.131, 17: 2.120, 18: 2.110, 19: 2.101,
-           20: 2.093}
+__all__ = ["grouped", "interval", "paired"]
+
+
+def grouped(runs: Iterable[dict], *keys: str) -> dict[Any, list[dict]]:
+    """The runs that have the same values of some keys, together.
+
+    Args:
+        runs: Runs of a record.
+        keys: What they are grouped by, one key or more.
+
+    Returns:
+        The runs of each group, by the value of the key, or by the tuple of the values of several; groups and runs in
+        the order in which they first appear.
+
+    Example:
+        >>> runs = [{"model": "vit", "seed": 0}, {"model": "mlp", "seed": 0}, {"model": "vit", "seed": 1}]
+        >>> {model: len(those) for model, those in grouped(runs, "model").items()}
+        {'vit': 2, 'mlp': 1}
+        >>> list(grouped(runs, "model", "seed"))
+        [('vit', 0), ('mlp', 0), ('vit', 1)]
+    """
+    groups: dict[Any, list[dict]] = {}
+    for run in runs:
+        values = tuple(run[key] for key in keys)
+        groups.setdefault(values if len(keys) > 1 else values[0], []).append(run)
+    return groups
 
 
 def interval(values: Iterable[float]) -> dict:
@@ -28,7 +51,7 @@ def interval(values: Iterable[float]) -> dict:
     mean = statistics.mean(values)
     if len(values) == 1:
         return {"mean": mean, "low": None, "high": None, "seeds": 1}
-    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
 
 
