@@ -10,7 +10,11 @@ from torch import nn
 from vitlite import ViT, ViTConfig, checks, cost, resnet
 from vitlite.hybrid import ResNetStem
 
-__all__ = ["FAMILIES", "build", "hybrid", "mlp", "vit"]
+__all__ = ["FAMILIES", "SMALL", "build", "hybrid", "mlp", "vit"]
+
+# The ViT of most experiments, 0.45 million parameters: fields of ``ViTConfig``, without the size of the images.
+SMALL = {"patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192}
+
 
 def vit(config: dict) -> ViT:
     """The ViT that the others are matched to, by the fields of ``ViTConfig`` under ``config["vit"]``."""

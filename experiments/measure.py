@@ -20,7 +20,8 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["best", "fresh_head", "images_seen", "loaded", "once", "trained", "tuned", "unmasked", "usual_recipe"]
+__all__ = ["best", "fresh_head", "images_seen", "loaded", "once", "trained", "tried", "tuned", "unmasked",
+           "usual_recipe"]
 
 loaded = cache(data.load)  # the same splits for every run that names the same set
 
@@ -48,31 +49,40 @@ def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validation
 
 
 def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:
-    """What a short trial gives at each learning rate, by rate; noted in a file, so that it is tried once.
+    """The one search of a rate: what a short trial gives at each, by rate; noted in a file as it goes.
 
     Args:
         rates: The rates to try.
-        trial: Validation accuracy after a short training at a rate.
-        path: Where the answer is noted.
+        trial: Validation accuracy after a short training at a rate; see ``tried``.
+        path: Where the answers are noted, so that no rate is tried twice.
+
+    Returns:
+        Validation accuracy by rate; 0 where the loss left the finite numbers.
     """
-    if path.exists():
-        return json.loads(path.read_text())
-    found = {str(rate): _tried(trial, rate) for rate in rates}
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(found))
-    return found
+    noted = json.loads(path.read_text()) if path.exists() else {}
+    for rate in rates:
+        if str(rate) not in noted:
+            noted[str(rate)] = _unless_it_diverges(trial, rate)
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(noted))
+    return {str(rate): noted[str(rate)] for rate in rates}
 
 
-def _tried(trial: Callable[[float], float], rate: float) -> float:
+def _unless_it_diverges(trial: Callable[[float], float], rate: float) -> float:
     try:
         return trial(rate)
     except FloatingPointError:  # the loss is no number any more: this rate is too high
         return 0.0
 
 
-def best(found: dict[str, float]) -> float:
+def tried(model: nn.Module, sets: data.Splits, recipe: Recipe, device: str, seed: int = 0) -> float:
+    """Validation accuracy at the end of a short training, which does not look at the test images."""
+    return Trainer(model, recipe, seed=seed, device=device).fit(sets)["val_accuracy"][-1]
+
+
+def best(accuracy_by_rate: dict[str, float]) -> float:
     """The rate that did best in the trials."""
-    return float(max(found, key=found.get))
+    return float(max(accuracy_by_rate, key=accuracy_by_rate.get))
 
 
 def trained(
@@ -89,6 +99,9 @@ def trained(
 ) -> dict:
     """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
 
+    The validations are in the precision of the training; the test images are measured in float32, which is the rule of
+    ``vitlite.train.outputs``.
+
     Args:
         model: What to train; it keeps the trained weights.
         sets: Data to train, validate and test on.
@@ -104,7 +117,7 @@ def trained(
                       callbacks=callbacks, objective=objective)
     history = trainer.fit(sets)
     image_size, seen = tuple(sets.train.images.shape[2:]), images_seen(recipe, sets.train)
-    told = {
+    measured = {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
         "steps": recipe.steps,
@@ -113,11 +126,11 @@ def trained(
         "train_flops": seen * cost.train_flops(model, image_size),
         "train_accuracy": history["train_accuracy"][-1],
         "val_accuracy": history["val_accuracy"][-1],
-        "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
+        "test_accuracy": evaluate(model, sets.test).accuracy,
         "curve": {name: history[name] for name in ("val_step", "val_accuracy")},
     }
     checkpoint.unlink(missing_ok=True)
-    return told
+    return measured
 
 
 def images_seen(recipe: Recipe, train: data.Split) -> int:
@@ -131,7 +144,7 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
     Args:
         model: It gets the trained weights, now or from the file.
         path: Where they wait, with what was measured.
-        train: Trains the model and tells what it measured, as JSON can hold it.
+        train: Trains the model and gives what it measured, as JSON can hold it.
 
     Returns:
         What was measured.
@@ -139,14 +152,14 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
     Raises:
         ValueError: If the file holds a model of another shape, such as another patch size; the message lists where.
     """
-    found = checkpoints.load(path, {})
-    if found is None:
+    saved = checkpoints.load(path, {})
+    if saved is None:
         measured = train()
         checkpoints.save(path, {"measured": measured}, model=model.state_dict())
         return measured
-    parts, told = found
+    parts, metadata = saved
     fill(model, parts["model"], f"{path}, from an earlier run,")
-    return told["measured"]
+    return metadata["measured"]
 
 
 def fresh_head(model: ViT | ResNet, num_classes: int) -> ViT | ResNet:
