@@ -29,7 +29,7 @@ from experiments.statistics import grouped, interval, paired
 from vitlite import checks, plots
 from vitlite.train import Recipe
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "points", "recipe", "run", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "recipe", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 1,000 (class-balanced) or all 45,000 of the training images, 5,000 validation and 10,000 test images, at "
@@ -142,6 +142,21 @@ def summarise(runs: list[dict]) -> dict:
     return summary
 
 
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 7 shows it.
+
+    Args:
+        record: The record ``augmentation``.
+        what: ``"levels"``: a table of accuracies and gains, as Markdown. ``"gains"``: a figure of what each level adds.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"levels": _levels, "gains": _gains}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
 def _reached(runs: list[dict], without: list[dict]) -> dict:
     return {
         "test_accuracy": interval(run["test_accuracy"] for run in runs),
@@ -187,16 +202,3 @@ def _gains(record: dict) -> Figure:
                          "Augmentation pays where images are missing, not where steps are")
     figure.axes[0].set_xticks(range(len(levels)), levels)
     return figure
-
-
-SHOWN = {"levels": _levels, "gains": _gains}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """One of the figures and Markdown tables that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

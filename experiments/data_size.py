@@ -32,7 +32,7 @@ from experiments.measure import best, trained, tried, tuned, unmasked, usual_rec
 from experiments.statistics import grouped, interval, paired
 from vitlite import checks, cost, data, plots
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "points", "run", "search", "show", "steps", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "run", "search", "show", "steps", "summarise"]
 
 DATASET = (
     "cifar10: class-balanced, nested subsets of its 45,000 training images, 5,000 validation and 10,000 test images; "
@@ -189,6 +189,41 @@ def summarise(runs: list[dict]) -> dict:
             summary.setdefault(name, {}).setdefault(length, {})[str(size)] = {
                 family: _reached(ours, families.get("resnet", [])) for family, ours in families.items()}
     return summary
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 7 shows it.
+
+    Args:
+        record: The record ``data_size``.
+        what: ``"accuracy"``, ``"training_and_test"``, ``"steps_and_epochs"``, ``"scenes"``, ``"vit_over_resnet"`` and
+            ``"by_rate"``: figures. ``"rates"``, ``"leads_equal_steps"``, ``"leads_equal_epochs"``,
+            ``"leads_on_scenes"``, ``"hybrid"`` and ``"beside_the_paper"``: tables, as Markdown. ``"gains"``,
+            ``"gains_on_scenes"``, ``"losses_equal_epochs"`` and ``"one_rate"``: lines of text.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {
+        "accuracy": _accuracy,
+        "rates": _rates,
+        "leads_equal_steps": partial(_leads, name="cifar10", length="steps"),
+        "leads_equal_epochs": partial(_leads, name="cifar10", length="epochs"),
+        "leads_on_scenes": partial(_leads, name="scenes", length="steps"),
+        "gains": _gains,
+        "gains_on_scenes": _gains_on_scenes,
+        "losses_equal_epochs": _losses,
+        "training_and_test": _training,
+        "steps_and_epochs": _epochs,
+        "scenes": _scenes,
+        "vit_over_resnet": _distance,
+        "hybrid": _hybrid,
+        "by_rate": _by_rate,
+        "one_rate": _one_rate,
+        "beside_the_paper": _beside_the_paper,
+    }
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 def _reached(runs: list[dict], resnets: list[dict]) -> dict:
@@ -396,33 +431,3 @@ def _beside_the_paper(record: dict) -> str:
             f"{'; '.join(counted)} |\n\n"
             f"The paper's smallest subset is {9e6 / max(sizes):.0f} times our largest, and {9e6 / seen:.0f} times "
             "as many images as any of our runs has looked at in all.")
-
-
-SHOWN = {
-    "accuracy": _accuracy,
-    "rates": _rates,
-    "leads, equal steps": partial(_leads, name="cifar10", length="steps"),
-    "leads, equal epochs": partial(_leads, name="cifar10", length="epochs"),
-    "leads on scenes": partial(_leads, name="scenes", length="steps"),
-    "gains": _gains,
-    "gains on scenes": _gains_on_scenes,
-    "losses, equal epochs": _losses,
-    "training and test": _training,
-    "steps and epochs": _epochs,
-    "scenes": _scenes,
-    "ViT over ResNet": _distance,
-    "hybrid": _hybrid,
-    "by rate": _by_rate,
-    "one rate": _one_rate,
-    "beside the paper": _beside_the_paper,
-}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """One of the figures, Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -39,7 +39,7 @@ from vitlite.resnet import ResNet, ResNetConfig
 from vitlite.train import outputs, predictions
 from vitlite.train.objectives import Objective, classify, distil
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "by_head", "cosines", "points", "run", "show", "summarise", "teacher",
+__all__ = ["DATASET", "SCALES", "by_head", "cosines", "points", "run", "show", "summarise", "teacher",
            "two_labels"]
 
 DATASET = (
@@ -159,6 +159,23 @@ def summarise(runs: list[dict]) -> dict:
         "students": {name: _of_one(ours, {other: paired(ours, theirs) for other, theirs in students.items()
                                           if other != name}) for name, ours in students.items()},
     }
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 11 shows it.
+
+    Args:
+        record: The record ``distillation``.
+        what: ``"teachers"``, ``"differences"``, ``"heads"`` and ``"agreement"``: tables, as Markdown. ``"students"``: a
+            figure. ``"time"``: a sentence on what the teacher costs.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"teachers": _teachers, "students": _students, "differences": _differences, "heads": _heads,
+             "agreement": _agreement, "time": _time}
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 def _of_one(runs: list[dict], above: dict) -> dict:
@@ -315,17 +332,3 @@ def _time(record: dict) -> str:
     more = students["hard"]["seconds"] / students["two labels"]["seconds"] - 1
     return ("The teacher is asked in every step, and that takes time: with the ResNet a student needed "
             f"{more:.0%} more of it than without ({record['hardware']['processor']}, one core).")
-
-
-SHOWN = {"teachers": _teachers, "students": _students, "differences": _differences, "heads": _heads,
-         "agreement": _agreement, "time": _time}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """One of the figures, Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -33,7 +33,7 @@ from vitlite import checks, cost, data, plots
 from vitlite.analysis import linear_probe
 from vitlite.train import evaluate, outputs
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "draw", "nearest", "points", "run", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "draw", "nearest", "points", "run", "show", "summarise"]
 
 DATASET = (
     "pre-training: scenes, seed 0; the few images: cifar10's 45,000 training images, shrunk to 24 pixels (cpu), and "
@@ -131,12 +131,28 @@ def summarise(runs: list[dict]) -> dict:
     differences = []
     for axis, ours, theirs in COMPARED:
         for place, those in places.items():
-            where = dict(zip(AXES, place, strict=True))
-            others = {one["seed"]: one for one in places.get(tuple((where | {axis: theirs}).values()), [])}
+            fields = dict(zip(AXES, place, strict=True))
+            others = {one["seed"]: one for one in places.get(tuple((fields | {axis: theirs}).values()), [])}
             gains = [_gain(one, others[one["seed"]]) for one in those if one["seed"] in others]
-            if where.pop(axis) == ours and gains:
-                differences.append({"ours": ours, "theirs": theirs} | where | interval(gains))
+            if fields.pop(axis) == ours and gains:
+                differences.append({"ours": ours, "theirs": theirs} | fields | interval(gains))
     return {"accuracy": rows, "differences": differences}
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 10 shows it.
+
+    Args:
+        record: The record ``few_shot``.
+        what: ``"on_scenes"`` and ``"differences"``: tables, as Markdown. ``"own_heads"``: lines of text on the networks
+            with the heads of their pre-training. ``"gains"``: a figure of what pre-training adds on photographs.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"on_scenes": _on_scenes, "own_heads": _own_heads, "gains": _gains, "differences": _differences}
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 def _gain(ours: dict, theirs: dict) -> float:
@@ -322,16 +338,3 @@ def _differences(record: dict) -> str:
         rows.append([difference, of, *(f"**{records.percent(gain[n], '+')}**" if gain[n]["low"] * gain[n]["high"] > 0
                                        else records.percent(gain[n], "+") for n in sizes)])
     return records.table(["difference", "with", *(f"{n} a class" for n in sizes)], rows, left=2)
-
-
-SHOWN = {"on scenes": _on_scenes, "own heads": _own_heads, "gains": _gains, "differences": _differences}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """One of the figures, Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -32,7 +32,7 @@ from vitlite.masked import MaskedPatches, masked_patches
 from vitlite.train import Trainer
 from vitlite.train.recipes import Recipe
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "baselines", "labelled", "points", "read", "run", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "baselines", "labelled", "points", "read", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10, shrunk to 24 pixels (cpu): 45,000 training images, of which a class-balanced fraction keeps its labels; "
@@ -138,6 +138,21 @@ def summarise(runs: list[dict]) -> dict:
         "masked": {name: {key: interval(run["pretrained"][key] for run in those)
                           for key in ("masked_accuracy", "neighbours", "commonest")} for name, those in masked.items()},
     }
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 10 shows it.
+
+    Args:
+        record: The record ``masked_patches``.
+        what: ``"accuracy"``: a table, as Markdown. ``"task"``: lines of text on the task itself.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "task": _masked}
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 def _above(ours: dict[str, list[dict]], theirs: dict[str, list[dict]]) -> dict[str, dict]:
@@ -271,16 +286,3 @@ def _masked(record: dict) -> str:
         lines.append(f"{STARTS[name]}: {right} % of the mean colours right; by the mean of the visible neighbours "
                      f"{near} %, by the commonest colour {common} %")
     return "\n".join(lines)
-
-
-SHOWN = {"accuracy": _accuracy, "the task": _masked}
-
-
-def show(record: dict, what: str) -> str:
-    """One of the Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from experiments import records
 from vitlite import ViT, ViTConfig, checks, cost
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "Causal", "Palette", "build", "points", "run", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "Causal", "Palette", "build", "points", "run", "show", "summarise"]
 
 DATASET = "none: shapes alone"
 TOKENS = ("pixels", "patches")
@@ -73,6 +73,21 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """By kind of token, ``by_size``: what an image costs."""
     return {run["tokens"]: {"by_size": run["by_size"]} for run in runs}
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 1 shows it.
+
+    Args:
+        record: The record ``pixel_tokens``.
+        what: ``"costs"``: a table, as Markdown.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"costs": _costs}
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 # ---- the two models
@@ -135,16 +150,3 @@ def _costs(record: dict) -> str:
                        for key, unit in (("train_flops", 1e9), ("saved_bytes", 2**20))),
                      f"{pixels['train_flops'] / patches['train_flops']:.0f}"])
     return records.table(["side", "tokens", "GFLOP", "MiB kept", "times the FLOPs"], rows)
-
-
-SHOWN = {"costs": _costs}
-
-
-def show(record: dict, what: str) -> str:
-    """The Markdown table that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -30,7 +30,7 @@ from experiments.measure import best, fresh_head, loaded, once, trained, tried, 
 from experiments.statistics import grouped, interval, paired
 from vitlite import checks, data
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "points", "run", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = (
     "pre-training: scenes, seed 0; fine-tuning: class-balanced subsets of cifar10's 45,000 training images, shrunk to "
@@ -126,6 +126,21 @@ def summarise(runs: list[dict]) -> dict:
     }
 
 
+def show(record: dict, what: str) -> str:
+    """The record as chapter 9 shows it.
+
+    Args:
+        record: The record ``pretrain``.
+        what: ``"accuracy"`` and ``"gains"``: tables, as Markdown. ``"learned"``: lines of text on pre-training itself.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "gains": _gain_of_each, "learned": _learned}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
 def _gains(tuned: list[dict]) -> list[dict]:
     """How far each fine-tuned network ends above those of its seed that were pre-trained on fewer scenes."""
     return [one | {"other_images": other["pretraining_images"], "other_steps": other["steps"],
@@ -204,16 +219,3 @@ def _learned(record: dict) -> str:
         lines.append(f"{name}: after its pre-training right on {100 * sum(right) / len(right):.0f} % of new scenes, "
                      f"{100 * min(right):.0f} to {100 * max(right):.0f} % by run")
     return "\n".join(lines)
-
-
-SHOWN = {"accuracy": _accuracy, "gains": _gain_of_each, "learned": _learned}
-
-
-def show(record: dict, what: str) -> str:
-    """One of the Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -32,7 +32,7 @@ from vitlite import ViT, ViTConfig, checks, cost, plots, weights
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "enlarged", "points", "run", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "enlarged", "points", "run", "show", "summarise"]
 
 DATASET = "scenes (rendered at each size) and cifar10 (upsampled); 2,000 or 10,000 test images"
 # What becomes of the position table: resampled by a convention, by nearest neighbours, or drawn anew.
@@ -150,6 +150,22 @@ def summarise(runs: list[dict]) -> dict:
     return {"accuracy": accuracy, "jax_over": over}
 
 
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 9 shows it.
+
+    Args:
+        record: The record ``resolution``.
+        what: ``"accuracy"``, ``"jax_over_others"`` and ``"costs"``: tables, as Markdown. ``"at_once"``: a figure of the
+            accuracy with each table before fine-tuning.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "at_once": _at_once, "jax_over_others": _jax_over, "costs": _costs}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
 def _check_that_each_seed_began_from_one_model(runs: list[dict]) -> None:
     for (name, seed), those in grouped(runs, "data", "seed").items():
         began = dict.fromkeys(run.get("pretrained_accuracy") for run in those)  # older runs do not have it
@@ -237,16 +253,3 @@ def _costs(record: dict) -> str:
         rows.append([f"{size} px", str(own["tokens"]), *(f"{own[key] / unit:.2f} ({own[key] / least[key]:.1f}×)"
                                                          for key, unit in (("flops", 1e9), ("saved_bytes", 1e6)))])
     return records.table(["images", "patches", "GFLOP, forward", "MB kept for the backward pass"], rows)
-
-
-SHOWN = {"accuracy": _accuracy, "at once": _at_once, "jax over others": _jax_over, "costs": _costs}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """One of the figures and Markdown tables that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -33,7 +33,7 @@ from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet, ResNetConfig
 from vitlite.train import Trainer
 
-__all__ = ["DATASET", "SCALES", "SHOWN", "build", "frontier", "points", "run", "search", "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "build", "frontier", "points", "run", "search", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training images, shrunk to 24 pixels (cpu) or at 32 (full), 5,000 validation and 10,000 test "
@@ -214,6 +214,24 @@ def summarise(runs: list[dict]) -> dict:
     return {"sizes": sizes, "alone": alone, "frontier": [[one["family"], one["size"]] for one in frontier(every)]}
 
 
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 8 shows it.
+
+    Args:
+        record: The record ``scaling``.
+        what: ``"accuracy"`` and ``"one_knob"``: figures over the FLOPs of training, of the families and of the base
+            scaled one way alone. ``"sizes"`` and ``"shapes"``: the same in tables, as Markdown. ``"frontier"``: lines
+            of text.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "sizes": _sizes, "frontier": _frontier, "one_knob": _alone_by_cost,
+             "shapes": _shapes}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
 def frontier(networks: list[dict]) -> list[dict]:
     """The networks that no cheaper one reaches in mean test accuracy, from cheap to dear.
 
@@ -297,16 +315,3 @@ def _shapes(record: dict) -> str:
             for way, shapes in record["summary"]["alone"].items() for one in shapes]
     return records.table(["turned", "shape", "parameters", "training, TFLOP", "test images (%)", "over the base"], rows,
                          left=2)
-
-
-SHOWN = {"accuracy": _accuracy, "sizes": _sizes, "frontier": _frontier, "one knob": _alone_by_cost, "shapes": _shapes}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """One of the figures, Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)

@@ -27,7 +27,7 @@ from experiments.statistics import grouped, interval, paired
 from vitlite import ViT, ViTConfig, checks, cost
 from vitlite.train import Trainer
 
-__all__ = ["BASE", "DATASET", "POOLS", "SCALES", "SHOWN", "points", "run", "show", "summarise"]
+__all__ = ["BASE", "DATASET", "POOLS", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training images, shrunk to 24 pixels (cpu) or at 32 (full), 5,000 validation and 10,000 test "
@@ -135,6 +135,22 @@ def summarise(runs: list[dict]) -> dict:
     }
 
 
+def show(record: dict, what: str) -> str:
+    """The record as chapter 8 shows it.
+
+    Args:
+        record: The record ``tokens``.
+        what: ``"poolings"`` and ``"patch_sizes"``: tables, as Markdown. ``"rates"`` and ``"finer_patches"``: lines of
+            text on what the choice of the rate, and of the patch, is worth.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"poolings": _pools, "rates": _rates, "patch_sizes": _patch_sizes, "finer_patches": _finer}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
 def _best(runs_by_rate: dict[float, list[dict]]) -> float:
     """The rate that did best on validation."""
     return best({str(rate): _mean(runs, "val_accuracy") for rate, runs in runs_by_rate.items()})
@@ -212,16 +228,3 @@ def _finer(record: dict) -> str:
                      f"time of a step × {b['seconds_per_step'] / a['seconds_per_step']:.1f}, "
                      f"{100 * (b['test_accuracy']['mean'] - a['test_accuracy']['mean']):+.1f} points")
     return "\n".join(lines)
-
-
-SHOWN = {"poolings": _pools, "rates": _rates, "patch sizes": _patch_sizes, "finer patches": _finer}
-
-
-def show(record: dict, what: str) -> str:
-    """One of the Markdown tables and lines of text that a chapter shows of the record.
-
-    Raises:
-        ValueError: If ``what`` is none of ``SHOWN``; the message lists them.
-    """
-    checks.choice(SHOWN, what=what)
-    return SHOWN[what](record)
