@@ -272,12 +272,12 @@ def _accuracy(record: dict) -> Figure:
 
 
 def _rates(record: dict) -> str:
-    rates = [str(rate) for rate in record["config"]["learning_rates"]]
-    rows = []
-    for (name, size, family), accuracies in sorted(_trials(record).items()):
-        best_rate = max(accuracies, key=accuracies.get)
-        cells = [f"**{accuracies[rate]:.1%}**" if rate == best_rate else f"{accuracies[rate]:.1%}" for rate in rates]
-        rows.append([SETS[name], f"{size:,}", NAMES[family], *cells])
+    trials = _trials(record)
+    rates, rows = sorted({rate for tries in trials.values() for rate in tries}, key=float), []
+    for (name, size, family), accuracies in sorted(trials.items()):
+        chosen = str(best(accuracies))
+        cells = {rate: f"**{share:.1%}**" if rate == chosen else f"{share:.1%}" for rate, share in accuracies.items()}
+        rows.append([SETS[name], f"{size:,}", NAMES[family], *(cells.get(rate, "") for rate in rates)])
     return records.table(["set", "images", "family", *(f"rate {rate}" for rate in rates)], rows, left=3)
 
 
@@ -337,7 +337,7 @@ def _gains_on_scenes(record: dict) -> str:
 
 def _losses(record: dict) -> str:
     runs, lines = _by_place(record), []
-    for size in (500, 2_500):
+    for size in sorted({size for name, length, size, _ in runs if (name, length) == ("cifar10", "epochs")}):
         short, long = ("cifar10", "epochs", size), ("cifar10", "steps", size)
         for family in ("vit", "resnet"):
             change = _points(paired(runs[*short, family], runs[*long, family]))
@@ -401,17 +401,20 @@ def _larger_trials(record: dict) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def _by_rate(record: dict) -> Figure:
-    trials, rates = _larger_trials(record), record["config"]["learning_rates"]
-    curves = {f"{NAMES[family]}, {SETS[name]}": (rates, [100 * trials[name, family][str(rate)] for rate in rates])
-              for name in SETS for family in ("resnet", "vit")}
+    curves = {}
+    for name in SETS:
+        for family in ("resnet", "vit"):
+            tries = sorted((float(rate), 100 * share) for rate, share in _larger_trials(record)[name, family].items())
+            curves[f"{NAMES[family]}, {SETS[name]}"] = tuple(zip(*tries, strict=True))
     return plots.lines(curves, "learning rate", "validation accuracy (%)", "The lead depends on the rate", logx=True)
 
 
 def _one_rate(record: dict) -> str:
     trials, lines = _larger_trials(record), []
     for name in SETS:
-        over = [f"{100 * (trials[name, 'vit'][str(rate)] - trials[name, 'resnet'][str(rate)]):+.1f} points at {rate}"
-                for rate in record["config"]["learning_rates"]]
+        vit, resnet = (trials[name, family] for family in ("vit", "resnet"))
+        over = [f"{100 * (vit[rate] - resnet[rate]):+.1f} points at {rate}"
+                for rate in sorted(vit.keys() & resnet.keys(), key=float)]
         lines.append(f"{SETS[name]:9} ViT − ResNet: {', '.join(over)}")
     return "\n".join(lines)
 

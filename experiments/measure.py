@@ -49,40 +49,32 @@ def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validation
 
 
 def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:
-    """The one search of a rate: what a short trial gives at each, by rate; noted in a file as it goes.
+    """What a short trial gives at each learning rate, by rate; noted in a file as it goes, so that none is made twice.
 
     Args:
         rates: The rates to try.
         trial: Validation accuracy after a short training at a rate; see ``tried``.
-        path: Where the answers are noted, so that no rate is tried twice.
-
-    Returns:
-        Validation accuracy by rate; 0 where the loss left the finite numbers.
+        path: Where the answers are noted.
     """
     noted = json.loads(path.read_text()) if path.exists() else {}
     for rate in rates:
         if str(rate) not in noted:
-            noted[str(rate)] = _unless_it_diverges(trial, rate)
+            noted[str(rate)] = _tried(trial, rate)
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(noted))
     return {str(rate): noted[str(rate)] for rate in rates}
 
 
-def _unless_it_diverges(trial: Callable[[float], float], rate: float) -> float:
+def _tried(trial: Callable[[float], float], rate: float) -> float:
     try:
         return trial(rate)
     except FloatingPointError:  # the loss is no number any more: this rate is too high
         return 0.0
 
 
-def tried(model: nn.Module, sets: data.Splits, recipe: Recipe, device: str, seed: int = 0) -> float:
-    """Validation accuracy at the end of a short training, which does not look at the test images."""
-    return Trainer(model, recipe, seed=seed, device=device).fit(sets)["val_accuracy"][-1]
-
-
-def best(accuracy_by_rate: dict[str, float]) -> float:
+def best(found: dict[str, float]) -> float:
     """The rate that did best in the trials."""
-    return float(max(accuracy_by_rate, key=accuracy_by_rate.get))
+    return float(max(found, key=found.get))
 
 
 def trained(
@@ -131,6 +123,11 @@ def trained(
     }
     checkpoint.unlink(missing_ok=True)
     return measured
+
+
+def tried(model: nn.Module, sets: data.Splits, recipe: Recipe, device: str, seed: int = 0) -> float:
+    """Validation accuracy at the end of a short training, which does not look at the test images."""
+    return Trainer(model, recipe, seed=seed, device=device).fit(sets)["val_accuracy"][-1]
 
 
 def images_seen(recipe: Recipe, train: data.Split) -> int:
