@@ -20,13 +20,16 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from experiments.data_size import drawn
-from experiments.families import build
-from experiments.measure import best, loaded, trained, tuned
-from experiments.statistics import interval, paired
-from vitlite.train import Recipe, Trainer
+from matplotlib.figure import Figure
 
-__all__ = ["DATASET", "SCALES", "points", "recipe", "run", "search", "summarise"]
+from experiments import records
+from experiments.families import SMALL, build
+from experiments.measure import best, loaded, trained, tried, tuned
+from experiments.statistics import grouped, interval, paired
+from vitlite import checks, plots
+from vitlite.train import Recipe
+
+__all__ = ["DATASET", "SCALES", "points", "recipe", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 1,000 (class-balanced) or all 45,000 of the training images, 5,000 validation and 10,000 test images, at "
@@ -41,7 +44,7 @@ def levels(padding: int) -> dict[str, dict]:
     return {"none": {"flip": False}, "light": light, "full": light | full}
 
 
-VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
+VIT = SMALL | {"pool": "mean"}
 KEPT = {"learning_rates": [5e-4, 1.5e-3, 4.5e-3], "seeds": [0, 1, 2]}
 # A grid is a list of a family, a number of images and a number of steps, the most telling first.
 SCALES = {
@@ -58,7 +61,7 @@ SCALES = {
     },
     "cpu": KEPT | {
         "data": {"name_or_path": "cifar10", "image_size": 24},
-        "vit": VIT | {"image_size": 24, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "vit": VIT | {"image_size": 24},
         "recipe": {"batch_size": 128, "weight_decay": 0.05, "validate_every": 300},
         "levels": levels(padding=2),
         "grid": [["vit", 1_000, 300], ["vit", 1_000, 900], ["resnet", 1_000, 300], ["vit", 45_000, 300],
@@ -69,7 +72,7 @@ SCALES = {
     },
     "full": KEPT | {
         "data": {"name_or_path": "cifar10", "image_size": 32},
-        "vit": VIT | {"image_size": 32, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "vit": VIT | {"image_size": 32},
         "recipe": {"batch_size": 128, "weight_decay": 0.05, "validate_every": 3_000},
         "levels": levels(padding=4),
         "grid": [["vit", 1_000, 9_000], ["vit", 45_000, 9_000], ["resnet", 1_000, 9_000], ["resnet", 45_000, 9_000],
@@ -108,48 +111,94 @@ def run(point: dict, config: dict, work: Path) -> dict:
         accuracy by rate). ``train_accuracy`` is that on augmented images.
     """
     family, size, level, seed = point["family"], point["train_images"], point["augmentation"], point["seed"]
-    found = search(family, config, work)
-    this = recipe(level, point["steps"], best(found), config)
+    whole = loaded(**config["data"])
+
+    def trial(rate: float) -> float:
+        short = recipe("light", config["search_steps"], rate, config)
+        few = whole._replace(train=whole.train.subset(config["tuned_at"]))
+        return tried(build(family, config, seed=0), few, short, config["device"])
+
+    accuracy_by_rate = tuned(config["learning_rates"], trial, work / f"{family}-search.json")  # once for all runs
+    this = recipe(level, point["steps"], best(accuracy_by_rate), config)
     resume = work / f"{family}-{size}-{this.steps}-{level}-seed{seed}.safetensors"
-    measured = trained(build(family, config, seed), drawn(loaded(**config["data"]), size, seed), this,
+    measured = trained(build(family, config, seed), whole._replace(train=whole.train.subset(size, seed)), this,
                        seed=seed, device=config["device"], checkpoint=resume)
     return measured | {
         "epochs": measured["images_seen"] / size,
         "learning_rate": this.learning_rate,
-        "search": found,
+        "search": accuracy_by_rate,
     }
-
-
-def search(family: str, config: dict, work: Path) -> dict[str, float]:
-    """Validation accuracy after a short training at each rate, with light augmentation; noted for all runs to come."""
-
-    def trial(rate: float) -> float:
-        sets = drawn(loaded(**config["data"]), config["tuned_at"], seed=0)
-        trainer = Trainer(build(family, config, seed=0), recipe("light", config["search_steps"], rate, config),
-                          device=config["device"])
-        return trainer.fit(sets)["val_accuracy"][-1]
-
-    return tuned(config["learning_rates"], trial, work / f"{family}-search.json")
 
 
 def summarise(runs: list[dict]) -> dict:
     """By family, number of images, steps and level: test accuracy, and how far it lies above that with none, by seed
     (None where there is nothing to compare), both with intervals; training accuracy, passes over the images, seconds.
     """
-    told: dict = {}
-    for family, size, steps in dict.fromkeys((run["family"], run["train_images"], run["steps"]) for run in runs):
-        mine: dict[str, list[dict]] = {}
-        for run in runs:
-            if (run["family"], run["train_images"], run["steps"]) == (family, size, steps):
-                mine.setdefault(run["augmentation"], []).append(run)
-        told.setdefault(family, {}).setdefault(str(size), {})[str(steps)] = {
-            level: {
-                "test_accuracy": interval(run["test_accuracy"] for run in those),
-                "over_none": None if level == "none" else paired(those, mine.get("none", [])),
-                "train_accuracy": statistics.mean(run["train_accuracy"] for run in those),
-                "epochs": those[0]["epochs"],
-                "seconds": statistics.mean(run["seconds"] for run in those),
-            }
-            for level, those in mine.items()
-        }
-    return told
+    summary: dict = {}
+    for (family, size, steps), here in grouped(runs, "family", "train_images", "steps").items():
+        levels = grouped(here, "augmentation")
+        summary.setdefault(family, {}).setdefault(str(size), {})[str(steps)] = {
+            level: _reached(ours, levels.get("none", [])) for level, ours in levels.items()}
+    return summary
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 7 shows it.
+
+    Args:
+        record: The record ``augmentation``.
+        what: ``"levels"``: a table of accuracies and gains, as Markdown. ``"gains"``: a figure of what each level adds.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"levels": _levels, "gains": _gains}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _reached(runs: list[dict], without: list[dict]) -> dict:
+    return {
+        "test_accuracy": interval(run["test_accuracy"] for run in runs),
+        "over_none": None if runs is without else paired(runs, without),
+        "train_accuracy": statistics.mean(run["train_accuracy"] for run in runs),
+        "epochs": runs[0]["epochs"],
+        "seconds": statistics.mean(run["seconds"] for run in runs),
+    }
+
+
+# ---- what chapter 7 shows
+
+NAMES = {"resnet": "ResNet", "vit": "ViT"}
+
+
+def _entries(record: dict) -> list[tuple[str, int, int, dict]]:
+    """Family, number of images, steps, and the summary by level."""
+    return [(family, int(size), int(steps), by) for family, sizes in record["summary"].items()
+            for size, lengths in sizes.items() for steps, by in lengths.items()]
+
+
+def _levels(record: dict) -> str:
+    levels = list(record["config"]["levels"])
+    head = ["network", "images", "steps", "epochs", *(f"{level} (%)" for level in levels),
+            *(f"{level} − none" for level in levels[1:]), "training images, none → full (%)"]
+    rows = []
+    for family, size, steps, by in _entries(record):
+        cells = [NAMES[family], f"{size:,}", f"{steps:,}", f"{by['none']['epochs']:.1f}"]
+        cells += [f"{100 * by[level]['test_accuracy']['mean']:.1f}" for level in levels]
+        cells += [records.percent(by[level]["over_none"], "+") for level in levels[1:]]
+        cells.append(" → ".join(f"{100 * by[level]['train_accuracy']:.0f}" for level in levels))
+        rows.append(cells)
+    return records.table(head, rows)
+
+
+def _gains(record: dict) -> Figure:
+    levels = list(record["config"]["levels"])
+    nothing = {"mean": 0, "low": 0, "high": 0}  # none over none
+    gains = {f"{NAMES[family]}, {size:,} images, {steps:,} steps": (range(len(levels)), *(
+        [100 * (by[level]["over_none"] or nothing)[end] for level in levels] for end in ("mean", "low", "high")))
+        for family, size, steps, by in _entries(record)}
+    figure = plots.lines(gains, "augmentation", "test accuracy over none (points)",
+                         "Augmentation pays where images are missing, not where steps are")
+    figure.axes[0].set_xticks(range(len(levels)), levels)
+    return figure

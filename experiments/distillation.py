@@ -21,22 +21,26 @@ Cost:        cpu: 21 runs (seven students, three seeds, and before them three te
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from experiments import records
+from experiments.families import SMALL
 from experiments.measure import loaded, once, trained, usual_recipe
-from experiments.statistics import interval, paired
-from vitlite import ViT, ViTConfig, cost, data
-from vitlite.data.augment import normalise
+from experiments.statistics import grouped, interval, paired
+from vitlite import ViT, ViTConfig, checks, cost, data, plots
 from vitlite.resnet import ResNet, ResNetConfig
-from vitlite.train.device import autocast_dtype
+from vitlite.train import outputs, predictions
 from vitlite.train.objectives import Objective, classify, distil
 
-__all__ = ["DATASET", "SCALES", "answers", "cosines", "points", "run", "summarise", "teacher", "two_labels"]
+__all__ = ["DATASET", "SCALES", "by_head", "cosines", "points", "run", "show", "summarise", "teacher",
+           "two_labels"]
 
 DATASET = (
     "cifar10, shrunk to 24 pixels (cpu): 45,000 training images for teachers and students alike, 5,000 validation and "
@@ -55,8 +59,7 @@ STUDENTS = {
     "hard on one head": {"token": False, "kind": "hard", "teacher": "resnet"},
 }
 HEADS = ("class", "distillation")
-VIT = {"image_size": 24, "patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3,
-       "mlp_dim": 192}
+VIT = SMALL | {"image_size": 24}
 GRID = {
     "students": STUDENTS,
     "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2},
@@ -121,22 +124,23 @@ def run(point: dict, config: dict, work: Path) -> dict:
     torch.manual_seed(seed)
     model = ViT(ViTConfig(**shape)).to(device)
     resume = work / f"{point['student'].replace(' ', '-')}-{seed}.safetensors"
-    told = trained(model, sets, _recipe(config, config["steps"], config["rate"]), seed=seed, device=device,
-                   checkpoint=resume, objective=_objective(student, teachers))
+    measured = trained(model, sets, _recipe(config, config["steps"], config["rate"]), seed=seed, device=device,
+                       checkpoint=resume, objective=_objective(student, teachers))
     if student["teacher"]:
-        told["train_flops"] += told["images_seen"] * cost.flops(teachers[student["teacher"]][0], shape["image_size"])
-    said = answers(model, sets.test)
-    told |= {
-        "heads": {head: _share(classes, sets.test.labels) for head, classes in said.items()},
-        "agreement": {name: {head: _share(classes, torch.tensor(measured["answers"]))
-                             for head, classes in said.items()} for name, (_, measured) in teachers.items()},
-        "teachers": {name: {key: value for key, value in measured.items() if key != "answers"}
-                     for name, (_, measured) in teachers.items()},
+        answering = cost.flops(teachers[student["teacher"]][0], shape["image_size"])
+        measured["train_flops"] += measured["images_seen"] * answering
+    classes = by_head(model, sets.test) if student["token"] else {"mean": predictions(model, sets.test)}
+    measured |= {
+        "heads": {head: _share(given, sets.test.labels) for head, given in classes.items()},
+        "agreement": {name: {head: _share(given, torch.tensor(theirs["answers"])) for head, given in classes.items()}
+                      for name, (_, theirs) in teachers.items()},
+        "teachers": {name: {key: value for key, value in theirs.items() if key != "answers"}
+                     for name, (_, theirs) in teachers.items()},
     }
     if student["token"]:
-        told["heads_agree"] = _share(said["class"], said["distillation"])
-        told["cosine"] = cosines(model, sets.test, config["cosine_images"])
-    return told
+        measured["heads_agree"] = _share(classes["class"], classes["distillation"])
+        measured["cosine"] = cosines(model, sets.test, config["cosine_images"])
+    return measured
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -147,23 +151,38 @@ def summarise(runs: list[dict]) -> dict:
         student how far it lies above, seed by seed), ``heads``, ``over_class`` (how far the other head, and both
         together, lie above the class head), ``agreement``, ``heads_agree``, ``cosine`` by place, and the ``seconds``.
     """
-    mine: dict[str, list[dict]] = {}
-    for run in runs:
-        mine.setdefault(run["student"], []).append(run)
-    first = {run["seed"]: run["teachers"] for run in runs}  # all runs of a seed have the same
-    names = runs[0]["teachers"]
+    students = grouped(runs, "student")
+    seeds = {run["seed"]: run["teachers"] for run in runs}  # all runs of a seed have the same
     return {
-        "teachers": {name: interval(of[name]["test_accuracy"] for of in first.values()) for name in names},
-        "students": {name: _of_one(those, {other: paired(those, theirs) for other, theirs in mine.items()
-                                           if other != name}) for name, those in mine.items()},
+        "teachers": {name: interval(teachers[name]["test_accuracy"] for teachers in seeds.values())
+                     for name in runs[0]["teachers"]},
+        "students": {name: _of_one(ours, {other: paired(ours, theirs) for other, theirs in students.items()
+                                          if other != name}) for name, ours in students.items()},
     }
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 11 shows it.
+
+    Args:
+        record: The record ``distillation``.
+        what: ``"teachers"``, ``"differences"``, ``"heads"`` and ``"agreement"``: tables, as Markdown. ``"students"``: a
+            figure. ``"time"``: a sentence on what the teacher costs.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"teachers": _teachers, "students": _students, "differences": _differences, "heads": _heads,
+             "agreement": _agreement, "time": _time}
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 def _of_one(runs: list[dict], above: dict) -> dict:
     heads = [head for head in runs[0]["heads"] if head != "class"] if "class" in runs[0]["heads"] else []
-    told = {
+    summary = {
         "test_accuracy": interval(run["test_accuracy"] for run in runs),
-        "above": {other: found for other, found in above.items() if found},
+        "above": {other: gain for other, gain in above.items() if gain},
         "heads": {head: interval(run["heads"][head] for run in runs) for head in runs[0]["heads"]},
         "over_class": {head: interval(run["heads"][head] - run["heads"]["class"] for run in runs) for head in heads},
         "agreement": {name: {head: interval(run["agreement"][name][head] for run in runs) for head in of}
@@ -171,9 +190,9 @@ def _of_one(runs: list[dict], above: dict) -> dict:
         "seconds": statistics.mean(run["seconds"] for run in runs),
     }
     if heads:
-        told["heads_agree"] = interval(run["heads_agree"] for run in runs)
-        told["cosine"] = [interval(values) for values in zip(*(run["cosine"] for run in runs), strict=True)]
-    return told
+        summary["heads_agree"] = interval(run["heads_agree"] for run in runs)
+        summary["cosine"] = [interval(values) for values in zip(*(run["cosine"] for run in runs), strict=True)]
+    return summary
 
 
 # ---- teachers and what they are asked
@@ -181,14 +200,14 @@ def _of_one(runs: list[dict], above: dict) -> dict:
 
 def _teacher(name: str, seed: int, config: dict, sets: data.Splits, work: Path) -> tuple[nn.Module, dict]:
     """A trained teacher, and what was measured of it: the usual keys, and its ``answers`` to the test images."""
-    told, own = config["teachers"][name], seed + config["teacher_seed"]
+    setting, own = config["teachers"][name], seed + config["teacher_seed"]
     model = teacher(name, config, own).to(config["device"])
     path = work / f"{name.replace(' ', '-')}-{seed}.teacher.safetensors"
 
     def train() -> dict:
-        measured = trained(model, sets, _recipe(config, told["steps"], told["rate"]), seed=own, device=config["device"],
-                           checkpoint=path.with_suffix(".part.safetensors"))
-        return measured | {"answers": answers(model, sets.test)["mean"].tolist()}
+        measured = trained(model, sets, _recipe(config, setting["steps"], setting["rate"]), seed=own,
+                           device=config["device"], checkpoint=path.with_suffix(".part.safetensors"))
+        return measured | {"answers": predictions(model, sets.test).tolist()}
 
     return model, once(model, path, train)
 
@@ -216,26 +235,18 @@ def two_labels(model: ViT, images: Tensor, targets: Tensor) -> tuple[Tensor, Ten
 # ---- what the two tokens learned
 
 
-@torch.inference_mode()
-def answers(model: nn.Module, split: data.Split) -> dict[str, Tensor]:
-    """The class that a model gives each image, by head.
+def by_head(model: ViT, split: data.Split) -> dict[str, Tensor]:
+    """The class that a model of two heads gives each image.
 
     Returns:
-        int64 ``[N]`` each, on the CPU: ``mean``, what the model answers, by the mean of its heads' logits; with a
-        distillation token also ``class`` and ``distillation``, each head alone.
+        int64 ``[N]`` each, on the CPU: ``mean``, what the model answers, by the mean of its heads' logits; ``class``
+        and ``distillation``, each head alone.
     """
-    where = next(model.parameters()).device
-    dtype, told = autocast_dtype(where), []
-    ask = model.eval().forward_heads if getattr(model, "distillation_head", None) else lambda images: (model(images),)
-    for images in split.images.split(500):
-        with torch.autocast(where.type, dtype, enabled=dtype is not None):
-            told.append(torch.stack(ask(normalise(images.to(where), split.mean, split.std))).float().cpu())
-    logits = torch.cat(told, dim=1)  # [heads, N, classes]
-    found = {"mean": logits.mean(dim=0)} | (dict(zip(HEADS, logits, strict=True)) if len(logits) == 2 else {})
-    return {head: values.argmax(dim=1) for head, values in found.items()}
+    heads = outputs(model, split, model.forward_heads)
+    logits = {"mean": sum(heads) / len(heads), **dict(zip(HEADS, heads, strict=True))}
+    return {head: values.argmax(dim=1) for head, values in logits.items()}
 
 
-@torch.inference_mode()
 def cosines(model: ViT, split: data.Split, count: int) -> list[float]:
     """How alike class token and distillation token are, as the mean cosine similarity over the first images.
 
@@ -243,15 +254,81 @@ def cosines(model: ViT, split: data.Split, count: int) -> list[float]:
         Before the first block (the learned vectors with their positions), after each block, and as the heads read
         them, after the last norm: depth + 2 numbers.
     """
-    images = normalise(split.images[:count].to(model.norm.weight.device), split.mean, split.std)
-    z = model.eval().tokens(model.embed(images))  # [B, T, D]
-    states = [z]
-    for block in model.blocks:
-        z, _ = block(z)
-        states.append(z)
-    states.append(model.norm(z))
-    return [F.cosine_similarity(z[:, 0], z[:, 1], dim=1).mean().item() for z in states]
+
+    def alike(images: Tensor) -> Tensor:
+        z = model.tokens(model.embed(images))  # [B, T, D]
+        states = [z]
+        for block in model.blocks:
+            z, _ = block(z)
+            states.append(z)
+        states.append(model.norm(z))
+        return torch.stack([F.cosine_similarity(z[:, 0], z[:, 1], dim=1) for z in states], dim=1)  # [B, depth + 2]
+
+    first = replace(split, images=split.images[:count], labels=split.labels[:count])
+    return outputs(model, first, alike).mean(dim=0).tolist()
 
 
 def _share(ours: Tensor, theirs: Tensor) -> float:
     return (ours == theirs).double().mean().item()
+
+
+# ---- what chapter 11 shows
+
+
+def _teachers(record: dict) -> str:
+    rows = [[name, f"{record['config']['teachers'][name]['steps']:,}", records.percent(accuracy)]
+            for name, accuracy in record["summary"]["teachers"].items()]
+    return records.table(["teacher", "steps", "test accuracy (%)"], rows)
+
+
+def _students(record: dict) -> Figure:
+    accuracy = {name.replace("hard from ", "from\n").replace("hard on", "on"): student["test_accuracy"]
+                for name, student in record["summary"]["students"].items()}
+    values = {name: 100 * one["mean"] for name, one in accuracy.items()}
+    errors = {name: 100 * (one["high"] - one["mean"]) for name, one in accuracy.items()}
+    return plots.bars(values, "test accuracy (%)", "A good teacher helps, and the weak one's student is last", errors)
+
+
+def _differences(record: dict) -> str:
+    compared = [("two labels", "plain", "the second token, without a teacher"),
+                ("hard", "two labels", "a teacher, hard"), ("soft", "two labels", "a teacher, soft"),
+                ("hard", "soft", "hard against soft"), ("hard", "hard on one head", "the token"),
+                ("hard", "hard from ViT", "ResNet against ViT"),
+                ("hard from weak ResNet", "hard from ViT", "weak ResNet against ViT"),
+                ("hard from ViT", "two labels", "a ViT as the teacher"),
+                ("hard from ViT", "plain", "a ViT as the teacher"),
+                ("hard from weak ResNet", "two labels", "a weak teacher"),
+                ("hard from weak ResNet", "plain", "a weak teacher")]
+    students = record["summary"]["students"]
+    rows = [[worth, f"{ours} − {theirs}", records.percent(students[ours]["above"][theirs], "+")]
+            for ours, theirs, worth in compared]
+    return records.table(["what it is worth", "students", "points of test accuracy"], rows, left=2)
+
+
+def _of_two_tokens(record: dict) -> dict[str, dict]:
+    return {name: student for name, student in record["summary"]["students"].items() if "cosine" in student}
+
+
+def _heads(record: dict) -> str:
+    rows = [[name, *(records.percent(student["heads"][head]) for head in ("class", "distillation", "mean")),
+             *(records.percent(student["over_class"][head], "+") for head in ("distillation", "mean"))]
+            for name, student in _of_two_tokens(record).items()]
+    return records.table(["student", "class head", "distillation head", "mean of both", "distillation − class",
+                          "mean − class"], rows)
+
+
+def _agreement(record: dict) -> str:
+    rows = []
+    for name, student in _of_two_tokens(record).items():
+        teacher = record["config"]["students"][name]["teacher"] or "resnet"
+        rows.append([name, teacher, records.percent(student["heads_agree"]),
+                     *(records.percent(student["agreement"][teacher][head]) for head in HEADS)])
+    return records.table(["student", "compared with", "heads agree", "class head like it", "distillation head like it"],
+                         rows, left=2)
+
+
+def _time(record: dict) -> str:
+    students = record["summary"]["students"]
+    more = students["hard"]["seconds"] / students["two labels"]["seconds"] - 1
+    return ("The teacher is asked in every step, and that takes time: with the ResNet a student needed "
+            f"{more:.0%} more of it than without ({record['hardware']['processor']}, one core).")

@@ -22,18 +22,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from experiments.families import build
-from experiments.measure import best, loaded, once, trained, tuned, usual_recipe
-from experiments.statistics import interval
-from vitlite import cost, data
+from experiments import records
+from experiments.families import SMALL, build
+from experiments.measure import best, loaded, once, trained, tried, tuned, usual_recipe
+from experiments.statistics import grouped, interval
+from vitlite import checks, cost, data, plots
 from vitlite.analysis import linear_probe
-from vitlite.data.augment import normalise
-from vitlite.train import evaluate
-from vitlite.train.device import autocast_dtype
+from vitlite.train import evaluate, outputs
 
-__all__ = ["DATASET", "SCALES", "draw", "features", "nearest", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "draw", "nearest", "points", "run", "show", "summarise"]
 
 DATASET = (
     "pre-training: scenes, seed 0; the few images: cifar10's 45,000 training images, shrunk to 24 pixels (cpu), and "
@@ -43,8 +43,7 @@ AXES = ("target", "source", "family", "method", "images")  # the grid; "images" 
 COMPARED = [("family", "vit", "resnet"), ("source", "scenes", "random"), ("method", "linear", "knn"),
             ("method", "linear", "fine-tuning")]
 
-VIT = {"image_size": 24, "patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3,
-       "mlp_dim": 192, "pool": "mean"}
+VIT = SMALL | {"image_size": 24, "pool": "mean"}
 GRID = {
     "families": ["vit", "resnet"],
     "sources": ["scenes", "random"],
@@ -105,27 +104,15 @@ def run(point: dict, config: dict, work: Path) -> dict:
         draw (fine-tuning has one) and what was chosen on validation images; and ``search``, validation accuracy by
         the rate of fine-tuning and target.
     """
-    where, seed = "-".join(map(str, point.values())), point["seed"]
+    name, seed = "-".join(map(str, point.values())), point["seed"]
     model = build(point["family"], config, seed).to(config["device"])
-    measured = _pretrained(model, point, config, work / f"{where}.safetensors")
+    measured = _pretrained(model, point, config, work / f"{name}.safetensors")
     few, search = [], {}
-    for target, told in config["targets"].items():
-        sets = _held(told, config["held_out"])
+    for target, source in config["targets"].items():
+        sets = _held(source, config["held_out"])
         few += [{"target": target} | entry for entry in frozen(model, sets, config, seed)]
-
-        def tune(images: int, rate: float, sets: data.Splits = sets, target: str = target) -> tuple[float, float]:
-            mine = sets._replace(train=draw(sets.train, images, seed, 0))
-            recipe = _recipe(config, config["steps"], rate, batch_size=config["batch_size"])
-            head = copy.deepcopy(model).reset_head(len(mine.train.classes))
-            resume = work / f"{where}-{target}-{images}-{rate}.safetensors"
-            told = trained(head, mine, recipe, seed=seed, device=config["device"], checkpoint=resume)
-            return told["val_accuracy"], told["test_accuracy"]
-
-        notes = work / f"{where}-{target}-rates.json"
-        search[target] = tuned(config["rates"], lambda rate, tune=tune: tune(config["rate_images"], rate)[0], notes)
-        rate = best(search[target])
-        few += [{"target": target, "method": "fine-tuning", "images": images, "chosen": rate,
-                 "accuracy": [tune(images, rate)[1]]} for images in config["images"]]
+        search[target], tuned_accuracies = _fine_tuned(model, sets, config, seed, work / f"{name}-{target}")
+        few += [{"target": target} | entry for entry in tuned_accuracies]
     return measured | {"few": few, "search": search}
 
 
@@ -137,32 +124,44 @@ def summarise(runs: list[dict]) -> dict:
         ``differences``, rows that compare two places that differ in one thing, ``ours`` minus ``theirs``, between runs
         of the same seed and on the same draws.
     """
-    values: dict[tuple, dict[int, list[float]]] = {}
-    for run in runs:
-        for entry in run["few"]:
-            key = tuple((run | entry)[axis] for axis in AXES)
-            values.setdefault(key, {})[run["seed"]] = entry["accuracy"]
-    rows = [dict(zip(AXES, key, strict=True)) | interval(map(statistics.mean, of.values())) | {"spread": _spread(of)}
-            for key, of in values.items()]
+    entries = [run | entry for run in runs for entry in run["few"]]
+    places = grouped(entries, *AXES)
+    rows = [dict(zip(AXES, place, strict=True)) | interval(statistics.mean(one["accuracy"]) for one in those)
+            | {"spread": _spread(those)} for place, those in places.items()]
     differences = []
     for axis, ours, theirs in COMPARED:
-        for key in (key for key in values if key[AXES.index(axis)] == ours):
-            where = dict(zip(AXES, key, strict=True))
-            other = values.get(tuple((where | {axis: theirs}).values()), {})
-            gains = [_gain(of, other[seed]) for seed, of in values[key].items() if seed in other]
-            if gains:
-                del where[axis]
-                differences.append({"ours": ours, "theirs": theirs} | where | interval(gains))
+        for place, those in places.items():
+            fields = dict(zip(AXES, place, strict=True))
+            others = {one["seed"]: one for one in places.get(tuple((fields | {axis: theirs}).values()), [])}
+            gains = [_gain(one, others[one["seed"]]) for one in those if one["seed"] in others]
+            if fields.pop(axis) == ours and gains:
+                differences.append({"ours": ours, "theirs": theirs} | fields | interval(gains))
     return {"accuracy": rows, "differences": differences}
 
 
-def _gain(ours: list[float], theirs: list[float]) -> float:
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 10 shows it.
+
+    Args:
+        record: The record ``few_shot``.
+        what: ``"on_scenes"`` and ``"differences"``: tables, as Markdown. ``"own_heads"``: lines of text on the networks
+            with the heads of their pre-training. ``"gains"``: a figure of what pre-training adds on photographs.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"on_scenes": _on_scenes, "own_heads": _own_heads, "gains": _gains, "differences": _differences}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _gain(ours: dict, theirs: dict) -> float:
     """The mean difference, over the draws that both have."""
-    return statistics.mean(one - other for one, other in zip(ours, theirs, strict=False))
+    return statistics.mean(a - b for a, b in zip(ours["accuracy"], theirs["accuracy"], strict=False))
 
 
-def _spread(seeds: dict[int, list[float]]) -> float | None:
-    spreads = [statistics.stdev(draws) for draws in seeds.values() if len(draws) > 1]
+def _spread(entries: list[dict]) -> float | None:
+    spreads = [statistics.stdev(one["accuracy"]) for one in entries if len(one["accuracy"]) > 1]
     return statistics.mean(spreads) if spreads else None
 
 
@@ -184,9 +183,9 @@ def _pretrained(model: nn.Module, point: dict, config: dict, path: Path) -> dict
                                              checkpoint=resume))
 
 
-def _held(told: dict, held_out: int) -> data.Splits:
+def _held(source: dict, held_out: int) -> data.Splits:
     """A target's splits, with so many images, class-balanced, to choose on and to measure on."""
-    sets = loaded(**told)
+    sets = loaded(**source)
     held = (split.subset(min(held_out, len(split))) for split in (sets.validation, sets.test))
     return data.Splits(sets.train, *held)
 
@@ -210,41 +209,53 @@ def draw(train: data.Split, images: int, seed: int, number: int) -> data.Split:
     return train.subset(images * classes, seed * 1_000 + number)
 
 
-@torch.inference_mode()
-def features(model: nn.Module, split: data.Split) -> Tensor:
-    """The frozen model's representation of every image, float32 ``[N, D]``, on the CPU."""
-    where = next(model.parameters()).device
-    dtype, told = autocast_dtype(where), []
-    for images in split.images.split(500):
-        with torch.autocast(where.type, dtype, enabled=dtype is not None):
-            told.append(model.eval().features(normalise(images.to(where), split.mean, split.std)).float().cpu())
-    return torch.cat(told)
+def _fine_tuned(
+    model: nn.Module, sets: data.Splits, config: dict, seed: int, path: Path
+) -> tuple[dict[str, float], list[dict]]:
+    """The search of a rate, and what fine-tuning at the best one reaches with each number of images, of one draw."""
+
+    def start(images: int, rate: float) -> tuple:
+        few = sets._replace(train=draw(sets.train, images, seed, 0))
+        recipe = _recipe(config, config["steps"], rate, batch_size=config["batch_size"])
+        return copy.deepcopy(model).reset_head(len(few.train.classes)), few, recipe
+
+    def trial(rate: float) -> float:
+        return tried(*start(config["rate_images"], rate), config["device"], seed)
+
+    search = tuned(config["rates"], trial, path.with_name(f"{path.name}-rates.json"))
+    rate, entries = best(search), []
+    for images in config["images"]:
+        resume = path.with_name(f"{path.name}-{images}-{rate}.safetensors")
+        measured = trained(*start(images, rate), seed=seed, device=config["device"], checkpoint=resume)
+        entries.append({"method": "fine-tuning", "images": images, "chosen": rate,
+                        "accuracy": [measured["test_accuracy"]]})
+    return search, entries
 
 
 def frozen(model: nn.Module, sets: data.Splits, config: dict, seed: int) -> list[dict]:
     """Test accuracies of the linear map and of the neighbours; the strength of each is chosen on validation images."""
     classes = len(sets.train.classes)
-    held = [(features(model, split), split.labels) for split in (sets.validation, sets.test)]
+    held = [(outputs(model, split, model.features), split.labels) for split in (sets.validation, sets.test)]
     drawn = [draw(sets.train, max(config["images"]), seed, number) for number in range(config["draws"])]
-    drawn = [(features(model, split), split.labels) for split in drawn]
+    drawn = [(outputs(model, split, model.features), split.labels) for split in drawn]
 
     def accuracies(method: str, images: int, strength: float) -> list[tuple[float, float]]:
         few = [(x[: images * classes], y[: images * classes]) for x, y in drawn]  # draws are nested
         if method == "linear":
             probes = [linear_probe(x, y, classes, l2=strength) for x, y in few]
-            return [tuple(probe.accuracy(*where) for where in held) for probe in probes]
+            return [tuple(probe.accuracy(*features_and_labels) for features_and_labels in held) for probe in probes]
         return [tuple((nearest(x, y, to, strength) == labels).double().mean().item() for to, labels in held)
                 for x, y in few]
 
-    told = []
+    entries = []
     for method, strengths in (("linear", config["l2"]), ("knn", config["neighbours"])):
         for images in config["images"]:
             usable = strengths if method == "linear" else [k for k in strengths if k <= images * classes]
-            found = {strength: accuracies(method, images, strength) for strength in usable}
-            chosen = max(found, key=lambda strength: statistics.mean(val for val, _ in found[strength]))
-            told.append({"method": method, "images": images, "chosen": chosen,
-                         "accuracy": [test for _, test in found[chosen]]})
-    return told
+            by_strength = {strength: accuracies(method, images, strength) for strength in usable}
+            chosen = max(by_strength, key=lambda strength: statistics.mean(val for val, _ in by_strength[strength]))
+            entries.append({"method": method, "images": images, "chosen": chosen,
+                            "accuracy": [test for _, test in by_strength[chosen]]})
+    return entries
 
 
 def nearest(known: Tensor, labels: Tensor, asked: Tensor, k: int) -> Tensor:
@@ -267,3 +278,63 @@ def nearest(known: Tensor, labels: Tensor, asked: Tensor, k: int) -> Tensor:
     near = (F.normalize(asked, dim=1) @ F.normalize(known, dim=1).T).topk(k, dim=1)
     votes = torch.zeros(len(asked), int(labels.max()) + 1)
     return votes.scatter_add(1, labels[near.indices], 1 + near.values / 1_000).argmax(dim=1)
+
+
+# ---- what chapter 10 shows
+
+NETWORKS = {"vit": "ViT", "resnet": "ResNet"}
+METHODS = {"linear": "linear map", "knn": "nearest neighbours", "fine-tuning": "fine-tuning"}
+
+
+def _rows(record: dict, of: str, **place: str) -> dict[int, dict]:
+    """The rows of the summary for one place on its grid, by images per class."""
+    return {row["images"]: row for row in record["summary"][of] if place.items() <= row.items()}
+
+
+def _on_scenes(record: dict) -> str:
+    sizes, rows = record["config"]["images"], []
+    for family, network in NETWORKS.items():
+        for method, name in METHODS.items():
+            here = _rows(record, "accuracy", target="scenes", source="scenes", family=family, method=method)
+            rows.append([network, name, *(records.percent(here[n]) for n in sizes)])
+    return records.table(["pre-trained", "method", *(f"{n} a class" for n in sizes)], rows, left=2)
+
+
+def _own_heads(record: dict) -> str:
+    lines = []
+    for family, network in NETWORKS.items():
+        own = [run["test_accuracy"] for run in record["runs"] if (run["source"], run["family"]) == ("scenes", family)]
+        lines.append(f"{network}, with the head of its pre-training: {100 * sum(own) / len(own):.1f} %")
+    return "\n".join(lines)
+
+
+def _gains(record: dict) -> Figure:
+    sizes, curves = record["config"]["images"], {}
+    for method in ("linear", "fine-tuning"):
+        for family, network in NETWORKS.items():
+            gain = _rows(record, "differences", ours="scenes", theirs="random", target="cifar10", family=family,
+                         method=method)
+            curves[f"{network}, {METHODS[method]}"] = (sizes, *([100 * gain[n][end] for n in sizes]
+                                                                for end in ("mean", "low", "high")))
+    figure = plots.lines(curves, "labelled photographs a class", "pre-trained − random weights (points)",
+                         "For the linear map no gain from drawings is shown", logx=True)
+    figure.axes[0].axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    return figure
+
+
+def _differences(record: dict) -> str:
+    pretraining = ("scenes", "random", "pre-trained − random weights")
+    compared = [(*pretraining, {"family": family, "method": method}) for method in ("linear", "fine-tuning", "knn")
+                for family in NETWORKS]
+    compared += [("vit", "resnet", "ViT − ResNet", {"source": "scenes", "method": method})
+                 for method in ("linear", "fine-tuning")]
+    compared += [("linear", other, f"linear map − {METHODS[other]}", {"source": source, "family": family})
+                 for source, other in (("scenes", "knn"), ("scenes", "fine-tuning"), ("random", "fine-tuning"))
+                 for family in NETWORKS]
+    sizes, rows, names = record["config"]["images"], [], NETWORKS | METHODS | {"random": "random weights"}
+    for ours, theirs, difference, place in compared:
+        gain = _rows(record, "differences", ours=ours, theirs=theirs, target="cifar10", **place)
+        of = ", ".join(names[name] for name in place.values() if name != "scenes")
+        rows.append([difference, of, *(f"**{records.percent(gain[n], '+')}**" if gain[n]["low"] * gain[n]["high"] > 0
+                                       else records.percent(gain[n], "+") for n in sizes)])
+    return records.table(["difference", "with", *(f"{n} a class" for n in sizes)], rows, left=2)

@@ -24,16 +24,15 @@ import torch
 import torch.nn.functional as F
 
 from experiments import records
-from experiments.families import build
-from experiments.measure import best, images_seen, loaded, once, trained, tuned, usual_recipe
-from experiments.statistics import interval, paired
-from vitlite import ViT, cost, data, weights
-from vitlite.data.augment import normalise
+from experiments.families import SMALL, build
+from experiments.measure import best, images_seen, loaded, once, trained, tried, tuned, usual_recipe
+from experiments.statistics import grouped, interval, paired
+from vitlite import ViT, checks, cost, data, weights
 from vitlite.masked import MaskedPatches, masked_patches
 from vitlite.train import Trainer
 from vitlite.train.recipes import Recipe
 
-__all__ = ["DATASET", "SCALES", "baselines", "labelled", "points", "read", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "baselines", "labelled", "points", "read", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10, shrunk to 24 pixels (cpu): 45,000 training images, of which a class-balanced fraction keeps its labels; "
@@ -42,8 +41,7 @@ DATASET = (
 CHECKPOINT = records.ROOT / "data" / "checkpoints" / "masked_patches.safetensors"
 TARGETS = ("colour", "pixels")  # the others are "none", "scenes" (labelled), and "labels": the same images with theirs
 
-VIT = {"image_size": 24, "patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3,
-       "mlp_dim": 192, "pool": "mean"}
+VIT = SMALL | {"image_size": 24, "pool": "mean"}
 GRID = {
     "pretraining": ["none", "colour", "scenes", "pixels"],
     "mask_ratio": 0.5,
@@ -96,23 +94,27 @@ def run(point: dict, config: dict, work: Path) -> dict:
         ``pretrained``, those of the pre-training, without the accuracies that it has not (None if there is none);
         and ``search``, validation accuracy by the rate of fine-tuning.
     """
-    where, seed, sets = "-".join(map(str, point.values())), point["seed"], loaded(**config["data"])
-    few = {share: labelled(sets.train, share, seed) for share in {*config["fractions"], config["rate_fraction"]}}
+    name, seed, sets = "-".join(map(str, point.values())), point["seed"], loaded(**config["data"])
+    few = {share: sets._replace(train=labelled(sets.train, share, seed))
+           for share in {*config["fractions"], config["rate_fraction"]}}
     model = build("vit", config, seed).to(config["device"])
-    before = _pretrained(model, point, config, work / f"{where}.safetensors")
+    before = _pretrained(model, point, config, work / f"{name}.safetensors")
 
-    def tune(fraction: float, rate: float, steps: int) -> dict:
-        fresh = copy.deepcopy(model).reset_head(len(sets.train.classes))
-        resume = work / f"{where}-{fraction}-{rate}-{steps}.safetensors"
-        return {"fraction": fraction} | trained(fresh, sets._replace(train=few[fraction]), _recipe(config, steps, rate),
-                                                seed=seed, device=config["device"], checkpoint=resume)
+    def fresh() -> ViT:
+        return copy.deepcopy(model).reset_head(len(sets.train.classes))
 
     def trial(rate: float) -> float:
-        return tune(config["rate_fraction"], rate, config["search_steps"])["val_accuracy"]
+        recipe = _recipe(config, config["search_steps"], rate)
+        return tried(fresh(), few[config["rate_fraction"]], recipe, config["device"], seed)
 
-    search = tuned(config["rates"], trial, work / f"{where}-rates.json")
-    told = [tune(fraction, best(search), config["steps"]) for fraction in sorted(config["fractions"])]
-    return told[-1] | {"learning_rate": best(search), "search": search, "pretrained": before, "fine_tuned": told}
+    search = tuned(config["rates"], trial, work / f"{name}-rates.json")
+    recipe, fine_tuned = _recipe(config, config["steps"], best(search)), []
+    for share in sorted(config["fractions"]):
+        resume = work / f"{name}-{share}-{recipe.learning_rate}-{recipe.steps}.safetensors"
+        fine_tuned.append({"fraction": share} | trained(fresh(), few[share], recipe, seed=seed, device=config["device"],
+                                                        checkpoint=resume))
+    return fine_tuned[-1] | {"learning_rate": recipe.learning_rate, "search": search, "pretrained": before,
+                             "fine_tuned": fine_tuned}
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -123,26 +125,39 @@ def summarise(runs: list[dict]) -> dict:
         compared with, the same of the differences between runs of one seed; ``masked``: of each target, the share of
         corrupted patches whose mean colour is predicted right, beside the two guesses that need no model.
     """
-    values: dict[str, dict[str, list[dict]]] = {}
-    for run in runs:
-        for told in run["fine_tuned"]:
-            of = values.setdefault(run["pretraining"], {}).setdefault(str(told["fraction"]), [])
-            of.append({"seed": run["seed"], "test_accuracy": told["test_accuracy"]})
-    above: dict[str, dict] = {}
-    for ours in values:
-        for theirs in values:
-            if ours != theirs and ours != "none":
-                found = {share: paired(of, values[theirs].get(share, [])) for share, of in values[ours].items()}
-                above.setdefault(ours, {})[theirs] = {share: told for share, told in found.items() if told}
-    masked = [run for run in runs if run["pretraining"] in TARGETS]
+    tuned = [one | {"pretraining": run["pretraining"], "seed": run["seed"]}
+             for run in runs for one in run["fine_tuned"]]
+    starts = {name: {str(share): those for share, those in grouped(ours, "fraction").items()}
+              for name, ours in grouped(tuned, "pretraining").items()}
+    masked = grouped((run for run in runs if run["pretraining"] in TARGETS), "pretraining")
     return {
-        "accuracy": {name: {share: interval(one["test_accuracy"] for one in of) for share, of in shares.items()}
-                     for name, shares in values.items()},
-        "above": above,
-        "masked": {name: {key: interval(run["pretrained"][key] for run in masked if run["pretraining"] == name)
-                          for key in ("masked_accuracy", "neighbours", "commonest")}
-                   for name in dict.fromkeys(run["pretraining"] for run in masked)},
+        "accuracy": {name: {share: interval(one["test_accuracy"] for one in those) for share, those in shares.items()}
+                     for name, shares in starts.items()},
+        "above": {name: {other: _above(starts[name], starts[other]) for other in starts if other != name}
+                  for name in starts if name != "none"},
+        "masked": {name: {key: interval(run["pretrained"][key] for run in those)
+                          for key in ("masked_accuracy", "neighbours", "commonest")} for name, those in masked.items()},
     }
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 10 shows it.
+
+    Args:
+        record: The record ``masked_patches``.
+        what: ``"accuracy"``: a table, as Markdown. ``"task"``: lines of text on the task itself.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "task": _masked}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _above(ours: dict[str, list[dict]], theirs: dict[str, list[dict]]) -> dict[str, dict]:
+    gains = {share: paired(those, theirs.get(share, [])) for share, those in ours.items()}
+    return {share: gain for share, gain in gains.items() if gain}
 
 
 # ---- pre-training
@@ -212,11 +227,11 @@ def baselines(model: MaskedPatches, split: data.Split) -> dict[str, float]:
         ``neighbours``: the share hit by the mean colour of the visible patches among the eight around, or of all images
         where none is visible; ``commonest``: by the class that most patches have.
     """
-    where, random = model.mean.device, torch.Generator().manual_seed(0)
-    images = normalise(split.images.to(where), split.mean, split.std).float()
+    device, random = model.mean.device, torch.Generator().manual_seed(0)
+    images = split.to(device).normalised()
     colours = F.avg_pool2d(images, model.patch_size)  # [N, C, rows, columns]
     order = torch.rand(len(images), colours[0, 0].numel(), generator=random).argsort(dim=1).argsort(dim=1)
-    hidden = (order < model.corrupted).view(-1, 1, *colours.shape[2:]).to(where)
+    hidden = (order < model.corrupted).view(-1, 1, *colours.shape[2:]).to(device)
     seen = F.avg_pool2d((~hidden).float(), 3, stride=1, padding=1)
     near = F.avg_pool2d(colours * ~hidden, 3, stride=1, padding=1) / seen.clamp_min(1e-6)
     right, guess = (model.colours(what.permute(0, 2, 3, 1))[hidden[:, 0]] for what in (colours, near))
@@ -240,10 +255,34 @@ def read(path: Path = CHECKPOINT) -> MaskedPatches:
     Raises:
         ValueError: If the file holds no such model.
     """
-    told, own = weights.info(path), weights.extra(path)
+    metadata, own = weights.info(path), weights.extra(path)
     if not own.keys() >= {"mask_token", "head.weight", "head.bias"}:
         raise ValueError(f"{path} holds a model without what fills in hidden patches; expected a file that the "
                          "experiment masked_patches kept")
-    model = MaskedPatches(weights.load(path), told["mean"], told["std"])
+    model = MaskedPatches(weights.load(path), metadata["mean"], metadata["std"])
     model.load_state_dict(own, strict=False)  # the ViT has its weights already
     return model.eval()
+
+
+STARTS = {"none": "random weights", "colour": "masked patches, colours", "pixels": "masked patches, pixels",
+          "scenes": "labelled scenes", "labels": "the same images with all their labels"}
+
+
+def _accuracy(record: dict) -> str:
+    summary, shares = record["summary"], [str(share) for share in record["config"]["fractions"]]
+    rows = [[STARTS[name], *(records.percent(summary["accuracy"][name][share]) for share in shares)]
+            for name in record["config"]["pretraining"]]
+    for ours, theirs in (("colour", "none"), ("pixels", "none"), ("scenes", "none"), ("colour", "scenes"),
+                         ("colour", "pixels")):
+        rows.append([f"{STARTS[ours]} − {STARTS[theirs]}",
+                     *(records.percent(summary["above"][ours][theirs][share], "+") for share in shares)])
+    return records.table(["start", *(f"{float(share):.0%} of the labels" for share in shares)], rows)
+
+
+def _masked(record: dict) -> str:
+    lines = []
+    for name, rules in record["summary"]["masked"].items():
+        right, near, common = (records.percent(rules[key]) for key in ("masked_accuracy", "neighbours", "commonest"))
+        lines.append(f"{STARTS[name]}: {right} % of the mean colours right; by the mean of the visible neighbours "
+                     f"{near} %, by the commonest colour {common} %")
+    return "\n".join(lines)

@@ -19,7 +19,8 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["best", "bracketed", "images_seen", "loaded", "once", "trained", "tuned", "unmasked", "usual_recipe"]
+__all__ = ["best", "bracketed", "images_seen", "loaded", "once", "trained", "tried", "tuned", "unmasked",
+           "usual_recipe"]
 
 loaded = cache(data.load)  # the same splits for every run that names the same set
 
@@ -47,19 +48,20 @@ def usual_recipe(name: str, config: dict, steps: int, rate: float, *, validation
 
 
 def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:
-    """What a short trial gives at each learning rate, by rate; noted in a file, so that it is tried once.
+    """What a short trial gives at each learning rate, by rate; noted in a file as it goes, so that none is made twice.
 
     Args:
         rates: The rates to try.
-        trial: Validation accuracy after a short training at a rate.
-        path: Where the answer is noted.
+        trial: Validation accuracy after a short training at a rate; see ``tried``.
+        path: Where the answers are noted.
     """
-    if path.exists():
-        return json.loads(path.read_text())
-    found = {str(rate): _tried(trial, rate) for rate in rates}
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(found))
-    return found
+    noted = json.loads(path.read_text()) if path.exists() else {}
+    for rate in rates:
+        if str(rate) not in noted:
+            noted[str(rate)] = _tried(trial, rate)
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(noted))
+    return {str(rate): noted[str(rate)] for rate in rates}
 
 
 def _tried(trial: Callable[[float], float], rate: float) -> float:
@@ -80,31 +82,19 @@ def bracketed(rates: Sequence[float], trial: Callable[[float], float], path: Pat
         trial: Validation accuracy after a short training at a rate.
         path: Where the answers are noted.
     """
-    tried = json.loads(path.read_text()) if path.exists() else {}
-    ahead = [rate for rate in rates if str(rate) not in tried]
-    while len(tried) < 9:
-        for rate in ahead:
-            tried[str(rate)] = _tried(trial, rate)
-            with written_whole(path) as beside:
-                beside.write_text(json.dumps(tried))
-        ordered = sorted(map(float, tried))
-        ahead = {ordered[0]: [_third(ordered[0])], ordered[-1]: [_triple(ordered[-1])]}.get(best(tried), [])
-        if not ahead:
-            break
-    return tried
+    rates = sorted({*rates, *(map(float, json.loads(path.read_text())) if path.exists() else ())})
+    while True:
+        answers = tuned(rates, trial, path)
+        chosen = best(answers)
+        if len(rates) >= 9 or rates[0] < chosen < rates[-1]:
+            return answers
+        further = chosen / 3 if chosen == rates[0] else chosen * 3
+        rates = sorted([*rates, float(f"{further:.2g}")])
 
 
-def _third(rate: float) -> float:
-    return float(f"{rate / 3:.2g}")
-
-
-def _triple(rate: float) -> float:
-    return float(f"{rate * 3:.2g}")
-
-
-def best(found: dict[str, float]) -> float:
+def best(answers: dict[str, float]) -> float:
     """The rate that did best in the trials; of several that did equally well, the one in the middle."""
-    rates = sorted(float(rate) for rate, accuracy in found.items() if accuracy == max(found.values()))
+    rates = sorted(float(rate) for rate, accuracy in answers.items() if accuracy == max(answers.values()))
     return rates[len(rates) // 2]
 
 
@@ -122,6 +112,9 @@ def trained(
 ) -> dict:
     """Train a model and measure it, the test images once, at the end: the keys that every run of a record has.
 
+    The validations are in the precision of the training; the test images are measured in float32, which is the rule of
+    ``vitlite.train.outputs``.
+
     Args:
         model: What to train; it keeps the trained weights.
         sets: Data to train, validate and test on.
@@ -137,7 +130,7 @@ def trained(
                       callbacks=callbacks, objective=objective)
     history = trainer.fit(sets)
     image_size, seen = tuple(sets.train.images.shape[2:]), images_seen(recipe, sets.train)
-    told = {
+    measured = {
         "parameters": cost.parameters(model),
         "train_images": len(sets.train),
         "steps": recipe.steps,
@@ -146,11 +139,16 @@ def trained(
         "train_flops": seen * cost.train_flops(model, image_size),
         "train_accuracy": history["train_accuracy"][-1],
         "val_accuracy": history["val_accuracy"][-1],
-        "test_accuracy": evaluate(model, sets.test, dtype=trainer.dtype).accuracy,
+        "test_accuracy": evaluate(model, sets.test).accuracy,
         "curve": {name: history[name] for name in ("val_step", "val_accuracy")},
     }
     checkpoint.unlink(missing_ok=True)
-    return told
+    return measured
+
+
+def tried(model: nn.Module, sets: data.Splits, recipe: Recipe, device: str, seed: int = 0) -> float:
+    """Validation accuracy at the end of a short training, which does not look at the test images."""
+    return Trainer(model, recipe, seed=seed, device=device).fit(sets)["val_accuracy"][-1]
 
 
 def images_seen(recipe: Recipe, train: data.Split) -> int:
@@ -164,7 +162,7 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
     Args:
         model: It gets the trained weights, now or from the file.
         path: Where they wait, with what was measured.
-        train: Trains the model and tells what it measured, as JSON can hold it.
+        train: Trains the model and gives what it measured, as JSON can hold it.
 
     Returns:
         What was measured.
@@ -172,11 +170,11 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
     Raises:
         ValueError: If the file holds a model of another shape, such as another patch size; the message lists where.
     """
-    found = checkpoints.load(path, {})
-    if found is None:
+    saved = checkpoints.load(path, {})
+    if saved is None:
         measured = train()
         checkpoints.save(path, {"measured": measured}, model=model.state_dict())
         return measured
-    parts, told = found
+    parts, metadata = saved
     fill(model, parts["model"], f"{path}, from an earlier run,")
-    return told["measured"]
+    return metadata["measured"]

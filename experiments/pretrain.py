@@ -24,21 +24,20 @@ from pathlib import Path
 
 from torch import nn
 
-from experiments.families import build
-from experiments.measure import best, loaded, once, trained, tuned, unmasked, usual_recipe
-from experiments.statistics import interval, paired
-from vitlite import data
-from vitlite.train import Trainer
+from experiments import records
+from experiments.families import SMALL, build
+from experiments.measure import best, loaded, once, trained, tried, tuned, unmasked, usual_recipe
+from experiments.statistics import grouped, interval, paired
+from vitlite import checks, data
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = (
     "pre-training: scenes, seed 0; fine-tuning: class-balanced subsets of cifar10's 45,000 training images, shrunk to "
     "24 pixels (cpu), 10,000 test images, rates chosen on 1,000 validation images (full: 5,000); quick: other scenes"
 )
 
-VIT = {"image_size": 24, "patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3,
-       "mlp_dim": 192, "pool": "mean"}
+VIT = SMALL | {"image_size": 24, "pool": "mean"}
 GRID = {
     "families": ["vit", "resnet"],
     "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "crop_padding": 2},
@@ -99,8 +98,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
     few = [sets._replace(train=sets.train.subset(labels, seed)) for labels in sorted(config["labels"])]
     model = build(point["family"], config, seed).to(config["device"])
     before = _pretrained(model, point, config, work) if point["pretraining_images"] else None
-    told = [_fine_tuned(model, those, point, config, work) for those in few]
-    return told[-1] | {"fine_tuned": told, "pretrained": before}
+    fine_tuned = [_fine_tuned(model, those, point, config, work) for those in few]
+    return fine_tuned[-1] | {"fine_tuned": fine_tuned, "pretrained": before}
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -113,26 +112,41 @@ def summarise(runs: list[dict]) -> dict:
         labels; ``vit_gains_more``, the ViT's gain less the ResNet's.
     """
     axes = ("family", "train_images", "pretraining_images", "steps")
-    told = [{"family": run["family"], "pretraining_images": run["pretraining_images"], "seed": run["seed"]} | tuned
-            for run in runs for tuned in run["fine_tuned"]]
-    accuracy: dict[tuple, list[float]] = {}
-    gain: dict[tuple, list[dict]] = {}
-    for one in told:
-        accuracy.setdefault(tuple(one[axis] for axis in axes), []).append(one["test_accuracy"])
-        for other in told:
-            fewer = other["pretraining_images"] < one["pretraining_images"]
-            if fewer and all(one[key] == other[key] for key in ("family", "train_images", "seed")):
-                place = (*(one[axis] for axis in axes[:3]), other["pretraining_images"], other["steps"])
-                above = one["test_accuracy"] - other["test_accuracy"]
-                gain.setdefault(place, []).append({"seed": one["seed"], "gain": above})
+    tuned = [{"family": run["family"], "pretraining_images": run["pretraining_images"], "seed": run["seed"]} | one
+             for run in runs for one in run["fine_tuned"]]
     names = (*axes[:3], "other_images", "other_steps")
+    gain = grouped(_gains(tuned), *names)
     more = {place[1:]: paired(those, gain.get(("resnet", *place[1:]), []), "gain")
             for place, those in gain.items() if place[0] == "vit"}
     return {
-        "accuracy": [_row(axes, place) | interval(values) for place, values in accuracy.items()],
+        "accuracy": [_row(axes, place) | interval(one["test_accuracy"] for one in those)
+                     for place, those in grouped(tuned, *axes).items()],
         "gain": [_row(names, place) | interval(one["gain"] for one in those) for place, those in gain.items()],
-        "vit_gains_more": [_row(names[1:], place) | found for place, found in more.items() if found],
+        "vit_gains_more": [_row(names[1:], place) | over for place, over in more.items() if over],
     }
+
+
+def show(record: dict, what: str) -> str:
+    """The record as chapter 9 shows it.
+
+    Args:
+        record: The record ``pretrain``.
+        what: ``"accuracy"`` and ``"gains"``: tables, as Markdown. ``"learned"``: lines of text on pre-training itself.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "gains": _gain_of_each, "learned": _learned}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _gains(tuned: list[dict]) -> list[dict]:
+    """How far each fine-tuned network ends above those of its seed that were pre-trained on fewer scenes."""
+    return [one | {"other_images": other["pretraining_images"], "other_steps": other["steps"],
+                   "gain": one["test_accuracy"] - other["test_accuracy"]} for one in tuned for other in tuned
+            if other["pretraining_images"] < one["pretraining_images"]
+            and all(one[key] == other[key] for key in ("family", "train_images", "seed"))]
 
 
 def _row(names: tuple[str, ...], place: tuple) -> dict:
@@ -155,16 +169,53 @@ def _pretrained(model: nn.Module, point: dict, config: dict, work: Path) -> dict
 def _fine_tuned(model: nn.Module, sets: data.Splits, point: dict, config: dict, work: Path) -> dict:
     """Train a copy with a new head, at the rate that did best in short trials, which do not see the test images."""
     seed, device, steps = point["seed"], config["device"], point["steps"]
-    where = f"{point['family']}-{point['pretraining_images']}-{len(sets.train)}labels-seed{seed}"
+    name = f"{point['family']}-{point['pretraining_images']}-{len(sets.train)}labels-seed{seed}"
 
     def fresh() -> nn.Module:
         return copy.deepcopy(model).reset_head(len(sets.train.classes))
 
     def trial(rate: float) -> float:
-        recipe = _recipe(config, config["search_steps"], rate)
-        return Trainer(fresh(), recipe, seed=seed, device=device).fit(sets)["val_accuracy"][-1]
+        return tried(fresh(), sets, _recipe(config, config["search_steps"], rate), device, seed)
 
-    found = tuned(config["rates"], trial, work / f"{where}-rates.json")  # from scratch the same for both lengths
-    told = trained(fresh(), sets, _recipe(config, steps, best(found)), seed=seed, device=device,
-                   checkpoint=work / f"{where}-{steps}.safetensors")
-    return told | {"learning_rate": best(found), "search": found}
+    search = tuned(config["rates"], trial, work / f"{name}-rates.json")  # from scratch the same for both lengths
+    measured = trained(fresh(), sets, _recipe(config, steps, best(search)), seed=seed, device=device,
+                       checkpoint=work / f"{name}-{steps}.safetensors")
+    return measured | {"learning_rate": best(search), "search": search}
+
+
+# ---- what chapter 9 shows
+
+NAMES = {"vit": "ViT", "resnet": "ResNet"}
+
+
+def _accuracy(record: dict) -> str:
+    labels = record["config"]["labels"]
+    rows_by_place = {(row["family"], row["train_images"], row["pretraining_images"], row["steps"]): row
+                     for row in record["summary"]["accuracy"]}
+    rows = []
+    for scenes, steps in sorted({place[2:] for place in rows_by_place}):
+        cells = [records.percent(rows_by_place[family, count, scenes, steps]) for count in labels for family in NAMES]
+        rows.append([f"{scenes:,} scenes" if scenes else "none", f"{steps:,}", *cells])
+    columns = [f"{NAMES[family]}, {count:,} photographs" for count in labels for family in NAMES]
+    return records.table(["pre-training", "steps on photographs", *columns], rows)
+
+
+def _gain_of_each(record: dict) -> str:
+    axes = ("train_images", "pretraining_images", "other_images", "other_steps")
+    gains = {(row["family"], *(row[axis] for axis in axes)): row for row in record["summary"]["gain"]}
+    rows = []
+    for over in record["summary"]["vit_gains_more"]:
+        count, scenes, other, steps = place = tuple(over[axis] for axis in axes)
+        rows.append([f"{scenes:,} scenes", f"{other:,} scenes" if other else f"none, {steps:,} steps", f"{count:,}",
+                     *(records.percent(gain, "+") for gain in (gains["vit", *place], gains["resnet", *place], over))])
+    return records.table(["from", "against", "photographs", "ViT", "ResNet", "ViT − ResNet"], rows, left=2)
+
+
+def _learned(record: dict) -> str:
+    lines = []
+    for family, name in NAMES.items():
+        right = [run["pretrained"]["test_accuracy"] for run in record["runs"]
+                 if run["family"] == family and run["pretrained"]]
+        lines.append(f"{name}: after its pre-training right on {100 * sum(right) / len(right):.0f} % of new scenes, "
+                     f"{100 * min(right):.0f} to {100 * max(right):.0f} % by run")
+    return "\n".join(lines)

@@ -21,20 +21,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import nn
 
+from experiments import records
+from experiments.families import SMALL
 from experiments.measure import images_seen, loaded, trained
-from experiments.statistics import interval, paired
-from vitlite import ViT, ViTConfig, checks, cost, weights
+from experiments.statistics import grouped, interval, paired
+from vitlite import ViT, ViTConfig, checks, cost, plots, weights
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
 
-__all__ = ["DATASET", "SCALES", "enlarged", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "enlarged", "points", "run", "show", "summarise"]
 
 DATASET = "scenes (rendered at each size) and cifar10 (upsampled); 2,000 or 10,000 test images"
 # What becomes of the position table: resampled by a convention, by nearest neighbours, or drawn anew.
 TABLES = [*CONVENTIONS, "nearest", "new"]
-VIT = {"patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192, "pool": "mean"}
+VIT = SMALL | {"pool": "mean"}
 PRETRAIN = {"batch_size": 128, "learning_rate": 2e-3, "flip": True, "crop_padding": 4, "label_smoothing": 0.1}
 # As in the paper's appendix B: SGD with momentum 0.9, cosine, no weight decay, clipping at 1, a zero-initialised head.
 FINETUNE = {"batch_size": 64, "optimizer": "sgd", "learning_rate": 3e-2, "weight_decay": 0.0, "flip": True}
@@ -78,22 +81,23 @@ def run(point: dict, config: dict, work: Path) -> dict:
         is that of the trained model on the validation images: alike in all runs of a seed and a data set.
     """
     name, size, table, seed = (point[key] for key in ("data", "image_size", "table", "seed"))
-    model, told = _pretrained(name, seed, config, work)
+    model, measured = _pretrained(name, seed, config, work)
     sets = loaded(name, train_images=config["train_images"], image_size=size)
     model = enlarged(model, size, table, seed)
     began = time.perf_counter()
     costs = {"tokens": model.config.num_patches, "flops": cost.flops(model, size),
              "saved_bytes": cost.saved_bytes(model, size)}
     at_once = evaluate(model, sets.test).accuracy
-    told["pretrained_accuracy"] = told["val_accuracy"]
-    told |= {"test_accuracy": at_once, "seconds": time.perf_counter() - began, "at_once_accuracy": at_once} | costs
+    measured["pretrained_accuracy"] = measured["val_accuracy"]
+    measured |= {"test_accuracy": at_once, "seconds": time.perf_counter() - began,
+                 "at_once_accuracy": at_once} | costs
     if table == "same" or table in config["finetuned"]:
         path = work / f"finetune-{name}-{size}-{table}-seed{seed}.safetensors"
         recipe = _recipe("finetune", config["finetune_steps"], config)
-        told |= trained(model.reset_head(model.config.num_classes), sets, recipe, seed=seed, device=config["device"],
-                        checkpoint=path)
-        told["finetuned_accuracy"] = told["test_accuracy"]
-    return told
+        measured |= trained(model.reset_head(model.config.num_classes), sets, recipe, seed=seed,
+                            device=config["device"], checkpoint=path)
+        measured["finetuned_accuracy"] = measured["test_accuracy"]
+    return measured
 
 
 def enlarged(model: ViT, image_size: int, table: str, seed: int) -> ViT:
@@ -132,29 +136,44 @@ def summarise(runs: list[dict]) -> dict:
     Raises:
         ValueError: If runs of one seed and data set began from two models.
     """
-    begun: dict[tuple, float | None] = {}
-    for run in runs:
-        where, found = (run["data"], run["seed"]), run.get("pretrained_accuracy")  # older runs do not tell it
-        if begun.setdefault(where, found) != found:
-            raise ValueError(
-                f"the runs of {where[0]}, seed {where[1]}, began from two models ({begun[where]} and {found} of the "
-                "validation images right): they cannot be compared; make them all on one machine"
-            )
-    places: dict[tuple, list[dict]] = {}
-    for run in runs:
-        places.setdefault((run["data"], run["image_size"], run["table"]), []).append(run)
-    accuracy: dict = {}
-    over = []
-    for (name, size, table), mine in places.items():
-        here = {key: mine[0][key] for key in ("flops", "tokens", "saved_bytes")}
-        here |= {when: interval(run[f"{when}_accuracy"] for run in mine) for when in _measured(mine)}
-        accuracy.setdefault(name, {}).setdefault(str(size), {})[table] = here
+    _check_that_each_seed_began_from_one_model(runs)
+    places, accuracy, over = grouped(runs, "data", "image_size", "table"), {}, []
+    for (name, size, table), ours in places.items():
+        accuracy.setdefault(name, {}).setdefault(str(size), {})[table] = {
+            **{key: ours[0][key] for key in ("flops", "tokens", "saved_bytes")},
+            **{when: interval(run[f"{when}_accuracy"] for run in ours) for when in _measured(ours)}}
         for (of, other_size, other), theirs in places.items():
             if table == "jax" != other and of == name and (other_size == size or other == "same"):
                 row = {"data": name, "image_size": size, "theirs": other}
-                found = {when: paired(mine, theirs, f"{when}_accuracy") for when in _measured(mine + theirs)}
-                over += [row | {"when": when} | told for when, told in found.items() if told]
+                gains = {when: paired(ours, theirs, f"{when}_accuracy") for when in _measured(ours + theirs)}
+                over += [row | {"when": when} | gain for when, gain in gains.items() if gain]
     return {"accuracy": accuracy, "jax_over": over}
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 9 shows it.
+
+    Args:
+        record: The record ``resolution``.
+        what: ``"accuracy"``, ``"jax_over_others"`` and ``"costs"``: tables, as Markdown. ``"at_once"``: a figure of the
+            accuracy with each table before fine-tuning.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "at_once": _at_once, "jax_over_others": _jax_over, "costs": _costs}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _check_that_each_seed_began_from_one_model(runs: list[dict]) -> None:
+    for (name, seed), those in grouped(runs, "data", "seed").items():
+        began = dict.fromkeys(run.get("pretrained_accuracy") for run in those)  # older runs do not have it
+        if len(began) > 1:
+            raise ValueError(
+                f"the runs of {name}, seed {seed}, began from two models ({' and '.join(map(str, began))} of the "
+                "validation images right): they cannot be compared; make them all on one machine"
+            )
 
 
 def _measured(runs: list[dict]) -> list[str]:
@@ -163,7 +182,7 @@ def _measured(runs: list[dict]) -> list[str]:
 
 
 def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, dict]:
-    """The model trained at the first size, and what its training told; made once for all runs of a seed."""
+    """The model trained at the first size, and what was measured of it; made once for all runs of a seed."""
     size, path = config["sizes"][0], work / f"pretrained-{name}-seed{seed}.safetensors"
     sets = loaded(name, train_images=config["train_images"], image_size=size)
     recipe = _recipe("pretrain", config["pretrain_steps"], config)
@@ -187,3 +206,50 @@ def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, di
 def _recipe(name: str, steps: int, config: dict) -> Recipe:
     tenth = max(1, steps // 10)
     return Recipe(name, steps, warmup_steps=tenth if steps > 10 else 0, validate_every=steps, **config[name])
+
+
+# ---- what chapter 9 shows
+
+WHEN = {"at_once": "at once", "finetuned": "fine-tuned"}
+
+
+def _accuracy(record: dict) -> str:
+    names, accuracy = record["config"]["data"], record["summary"]["accuracy"]
+    places = [(size, table) for size, tables in accuracy[names[0]].items() for table in tables
+              if "finetuned" in tables[table]]
+    rows = [[f"{size} px", table, *(records.percent(accuracy[name][size][table][when])
+                                    for name in names for when in WHEN)] for size, table in places]
+    return records.table(["images", "table", *(f"{name}, {text}" for name in names for text in WHEN.values())], rows,
+                         left=2)
+
+
+def _at_once(record: dict) -> Figure:
+    setting = record["config"]
+    tables, seed = setting["tables"], setting["at_once_seeds"][0]
+    accuracy = {(run["data"], run["image_size"], run["table"]): run["at_once_accuracy"]
+                for run in record["runs"] if run["seed"] == seed}
+    series = {f"{name}, {size} px": (range(len(tables)), [100 * accuracy[name, size, table] for table in tables])
+              for name in setting["data"] for size in setting["sizes"][1:]}
+    figure = plots.dots(series, "table", "test accuracy (%)", "Asked what it is: the size costs, the table hardly does")
+    figure.axes[0].set_xticks(range(len(tables)), tables, rotation=45, ha="right")
+    figure.axes[0].legend(loc="center")
+    return figure
+
+
+def _jax_over(record: dict) -> str:
+    first, *larger = record["config"]["sizes"]
+    over = {(row["data"], row["image_size"], row["when"], row["theirs"]): row for row in record["summary"]["jax_over"]}
+    rows = [[name, f"{size} px", text, *(records.percent(over[name, size, when, theirs], "+")
+                                         for theirs in ("nearest", "new", "same"))]
+            for name in record["config"]["data"] for size in larger for when, text in WHEN.items()]
+    return records.table(["images", "size", "when", "over nearest", "over new", f"over {first} px"], rows, left=3)
+
+
+def _costs(record: dict) -> str:
+    by_size = next(iter(record["summary"]["accuracy"].values()))
+    costs = {size: next(iter(tables.values())) for size, tables in by_size.items()}
+    least, rows = costs[str(record["config"]["sizes"][0])], []
+    for size, own in costs.items():
+        rows.append([f"{size} px", str(own["tokens"]), *(f"{own[key] / unit:.2f} ({own[key] / least[key]:.1f}×)"
+                                                         for key, unit in (("flops", 1e9), ("saved_bytes", 1e6)))])
+    return records.table(["images", "patches", "GFLOP, forward", "MB kept for the backward pass"], rows)

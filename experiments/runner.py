@@ -8,7 +8,7 @@ An experiment is a module with a card as its docstring (``Question:``, ``Expecta
 - ``points(config)``: the runs to make, the most telling first: dicts with a ``"seed"`` and a place on the grid;
 - ``run(point, config, work)``: make one run; ``work`` is a folder for its checkpoints. It returns what it measured;
 - ``summarise(runs)``: the answer, in a few figures, out of what the runs measured and where on the grid they stand;
-- ``show(record, what)``: what a chapter shows of the record, as Markdown, text or a figure.
+- ``show(record, what)``, where a chapter shows the record: a table (Markdown), lines of text, or a figure.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WORK = records.ROOT / "data" / "runs"
 
 
 # What stands beside the experiments and is none.
-TOOLS = {"__main__", "_pixels", "disturb", "families", "measure", "records", "runner", "scale", "statistics", "timing"}
+TOOLS = {"__main__", "disturb", "families", "measure", "records", "runner", "scale", "statistics", "timing"}
 
 
 def names() -> list[str]:

@@ -22,16 +22,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
+from experiments import records
 from experiments.measure import best, loaded, trained, tuned, usual_recipe
-from experiments.statistics import interval, paired
-from vitlite import ViT, ViTConfig
+from experiments.statistics import grouped, interval, paired
+from vitlite import ViT, ViTConfig, checks, plots
 from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet, ResNetConfig
 from vitlite.train import Trainer
 
-__all__ = ["DATASET", "SCALES", "build", "frontier", "points", "run", "search", "summarise"]
+__all__ = ["DATASET", "SCALES", "build", "frontier", "points", "run", "search", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training images, shrunk to 24 pixels (cpu) or at 32 (full), 5,000 validation and 10,000 test "
@@ -160,12 +162,12 @@ def run(point: dict, config: dict, work: Path) -> dict:
     """
     seed = point["seed"]
     tried = point | {"size": BASE, "scaled": "together"} if point["scaled"] != "together" else point
-    found = search(tried, config, work)
-    recipe = _recipe(config, config["steps"], best(found))
+    accuracy_by_rate = search(tried, config, work)
+    recipe = _recipe(config, config["steps"], best(accuracy_by_rate))
     resume = work / f"{_file(point)}-seed{seed}.safetensors"
     measured = trained(build(point, config, seed), loaded(**config["data"]), recipe, seed=seed, device=config["device"],
                        checkpoint=resume)
-    return measured | {"learning_rate": recipe.learning_rate, "search": found}
+    return measured | {"learning_rate": recipe.learning_rate, "search": accuracy_by_rate}
 
 
 def search(place: dict, config: dict, work: Path) -> dict[str, float]:
@@ -198,21 +200,36 @@ def summarise(runs: list[dict]) -> dict:
         scaled so, from cheap to dear, with the base among them; ``over`` compares with the base. ``frontier``:
         the networks that no cheaper one reaches, from cheap to dear, as family and size.
     """
-    models: dict[tuple, list[dict]] = {}
-    for run in runs:
-        models.setdefault((run["scaled"], run["family"], run["size"]), []).append(run)
+    models = grouped(runs, "scaled", "family", "size")
     base, sizes, alone = models.get(("together", "vit", BASE), []), [], {}
-    for (way, family, size), mine in models.items():
+    for (way, family, size), ours in models.items():
         if way == "together":
-            sizes.append(_told(mine, [] if family == "vit" else models.get((way, "vit", size), [])))
+            sizes.append(_reached(ours, [] if family == "vit" else models.get((way, "vit", size), [])))
         else:
-            alone.setdefault(way, []).append(_told(mine, base))
+            alone.setdefault(way, []).append(_reached(ours, base))
     for shapes in alone.values():
-        shapes += [_told(base, [])] if base else []
+        shapes += [_reached(base, [])] if base else []
         shapes.sort(key=lambda shape: shape["train_flops"])
     every = [*sizes, *(shape for shapes in alone.values() for shape in shapes if shape["size"] != BASE)]
-    return {"sizes": sizes, "alone": alone,
-            "frontier": [[told["family"], told["size"]] for told in frontier(every)]}
+    return {"sizes": sizes, "alone": alone, "frontier": [[one["family"], one["size"]] for one in frontier(every)]}
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 8 shows it.
+
+    Args:
+        record: The record ``scaling``.
+        what: ``"accuracy"`` and ``"one_knob"``: figures over the FLOPs of training, of the families and of the base
+            scaled one way alone. ``"sizes"`` and ``"shapes"``: the same in tables, as Markdown. ``"frontier"``: lines
+            of text.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "sizes": _sizes, "frontier": _frontier, "one_knob": _alone_by_cost,
+             "shapes": _shapes}
+    checks.choice(views, what=what)
+    return views[what](record)
 
 
 def frontier(networks: list[dict]) -> list[dict]:
@@ -222,18 +239,79 @@ def frontier(networks: list[dict]) -> list[dict]:
         networks: Dicts with ``train_flops`` and ``test_accuracy``, an ``interval``.
     """
     kept: list[dict] = []
-    for network in sorted(networks, key=lambda told: (told["train_flops"], -told["test_accuracy"]["mean"])):
+    for network in sorted(networks, key=lambda one: (one["train_flops"], -one["test_accuracy"]["mean"])):
         if not kept or network["test_accuracy"]["mean"] > kept[-1]["test_accuracy"]["mean"]:
             kept.append(network)
     return kept
 
 
-def _told(mine: list[dict], others: list[dict]) -> dict:
-    first = mine[0]
-    over = paired(mine, others)
+def _reached(runs: list[dict], others: list[dict]) -> dict:
+    first = runs[0]
+    over = paired(runs, others)
     return {
         **{key: first[key] for key in ("family", "size", "parameters", "train_flops", "learning_rate")},
-        "seconds": statistics.mean(run["seconds"] for run in mine),
-        "test_accuracy": interval(run["test_accuracy"] for run in mine),
+        "seconds": statistics.mean(run["seconds"] for run in runs),
+        "test_accuracy": interval(run["test_accuracy"] for run in runs),
         "over": over and {"test_accuracy": over, "train_flops": first["train_flops"] / others[0]["train_flops"]},
     }
+
+
+# ---- what chapter 8 shows
+
+NAMES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "hybrid"}
+
+
+def _by_cost(networks: list[dict]) -> tuple:
+    """One curve: training FLOPs in TFLOP, test accuracy in per cent, and its interval over the seeds."""
+    networks = sorted(networks, key=lambda one: one["train_flops"])
+    ends = [[one["test_accuracy"][end] for one in networks] for end in ("mean", "low", "high")]
+    percent = [[100 * (mean if value is None else value) for mean, value in zip(ends[0], values, strict=True)]
+               for values in ends]
+    return [one["train_flops"] / 1e12 for one in networks], *percent
+
+
+def _accuracy(record: dict) -> Figure:
+    families = grouped(record["summary"]["sizes"], "family")
+    curves = {name: _by_cost(families[family]) for family, name in NAMES.items() if family in families}
+    return plots.lines(curves, "FLOPs of the training (TFLOP)", "test accuracy (%)",
+                       "In equally many steps, only the ResNets turn size into accuracy", logx=True)
+
+
+def _over(over: dict | None) -> str:
+    return f"{records.percent(over['test_accuracy'], '+')} at {over['train_flops']:.2f} × its FLOPs" if over else ""
+
+
+def _sizes(record: dict) -> str:
+    head = ("network", "parameters", "training, TFLOP", "learning rate", "time, s", "test images (%)",
+            "over the ViT of its size")
+    order = list(NAMES)
+    networks = sorted(record["summary"]["sizes"], key=lambda one: (order.index(one["family"]), one["train_flops"]))
+    rows = [[f"{NAMES[one['family']]}, {one['size']}", f"{one['parameters']:,}", f"{one['train_flops'] / 1e12:.2f}",
+             f"{one['learning_rate']:g}", f"{one['seconds']:.0f}", records.percent(one["test_accuracy"]),
+             _over(one["over"])] for one in networks]
+    return records.table(head, rows)
+
+
+def _frontier(record: dict) -> str:
+    hardware, rates = record["hardware"], record["config"]["learning_rates"]
+    edges = {str(min(rates)), str(max(rates))}
+    at_edge = [f"{NAMES[one['family']]} {one['size']}" for one in record["summary"]["sizes"]
+               if str(one["learning_rate"]) in edges]
+    names = [f"{NAMES[family]} {size}" for family, size in record["summary"]["frontier"]]
+    return (f"the frontier, from cheap to dear: {'; '.join(names)}\n"
+            f"best learning rate at the edge of the range: {'; '.join(at_edge) or 'none'}\n"
+            f"measured on {hardware.get('gpu', hardware['processor'])}, {hardware['threads']} thread(s)")
+
+
+def _alone_by_cost(record: dict) -> Figure:
+    curves = {way: _by_cost(shapes) for way, shapes in record["summary"]["alone"].items()}
+    return plots.lines(curves, "FLOPs of the training (TFLOP)", "test accuracy (%)",
+                       "After so few steps no knob of the ViT gains much", logx=True)
+
+
+def _shapes(record: dict) -> str:
+    rows = [[way, one["size"], f"{one['parameters']:,}", f"{one['train_flops'] / 1e12:.2f}",
+             records.percent(one["test_accuracy"]), _over(one["over"])]
+            for way, shapes in record["summary"]["alone"].items() for one in shapes]
+    return records.table(["turned", "shape", "parameters", "training, TFLOP", "test images (%)", "over the base"], rows,
+                         left=2)

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import torch
 
+from experiments import records
 from experiments.measure import best, loaded, trained, usual_recipe
-from experiments.statistics import interval, paired
-from vitlite import ViT, ViTConfig, cost
+from experiments.statistics import grouped, interval, paired
+from vitlite import ViT, ViTConfig, checks, cost
 from vitlite.train import Trainer
 
-__all__ = ["BASE", "DATASET", "POOLS", "SCALES", "points", "run", "summarise"]
+__all__ = ["BASE", "DATASET", "POOLS", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = (
     "cifar10: 45,000 training images, shrunk to 24 pixels (cpu) or at 32 (full), 5,000 validation and 10,000 test "
@@ -117,47 +118,62 @@ def summarise(runs: list[dict]) -> dict:
         in test accuracy, seed by seed, ``each_at_its_best`` rate and ``by_rate``. ``patch_size``: by size, at the base
         rate, test accuracy, how far it lies above the base, tokens, FLOPs and seconds a step.
     """
-    at_base = [run for run in runs if run["patch_size"] == BASE["patch_size"]]
-    rates = sorted({run["learning_rate"] for run in at_base})
-    here = {
-        pool: {rate: mine for rate in rates if (mine := _where(at_base, pool=pool, learning_rate=rate))}
-        for pool in POOLS
-    }
-    chosen = {pool: best({str(rate): _mean(mine, "val_accuracy") for rate, mine in by_rate.items()})
-              for pool, by_rate in here.items() if by_rate}
-    mean, token = (here[pool].get(chosen.get(pool), []) for pool in ("mean", "token"))
-    sizes = _where(runs, pool=BASE["pool"], learning_rate=BASE["learning_rate"])
+    by_pool = grouped((run for run in runs if run["patch_size"] == BASE["patch_size"]), "pool")
+    by_rate = {pool: dict(sorted(grouped(by_pool[pool], "learning_rate").items())) for pool in POOLS if pool in by_pool}
+    at_best = {pool: rates[_best(rates)] for pool, rates in by_rate.items()}
+    of_mean, of_token = (by_rate.get(pool, {}) for pool in ("mean", "token"))
+    at_base = [run for run in runs if (run["pool"], run["learning_rate"]) == (BASE["pool"], BASE["learning_rate"])]
+    sizes = dict(sorted(grouped(at_base, "patch_size").items()))
     return {
-        "pooling": {
-            pool: {
-                "best_rate": rate,
-                "test_accuracy": _accuracy(here[pool][rate]),
-                "by_rate": {str(rate): {"val_accuracy": _mean(mine, "val_accuracy"), "test_accuracy": _accuracy(mine)}
-                            for rate, mine in here[pool].items()},
-            }
-            for pool, rate in chosen.items()
-        },
+        "pooling": {pool: _pooling(rates) for pool, rates in by_rate.items()},
         "mean_over_token": {
-            "each_at_its_best": paired(mean, token),
-            "by_rate": {str(rate): paired(here["mean"].get(rate, []), here["token"].get(rate, [])) for rate in rates},
+            "each_at_its_best": paired(at_best.get("mean", []), at_best.get("token", [])),
+            "by_rate": {str(rate): paired(of_mean.get(rate, []), of_token.get(rate, []))
+                        for rate in sorted({*of_mean, *of_token})},
         },
-        "patch_size": {str(size): _patches(sizes, size) for size in sorted({run["patch_size"] for run in sizes})},
+        "patch_size": {str(size): _patches(ours, sizes.get(BASE["patch_size"], [])) for size, ours in sizes.items()},
     }
 
 
-def _patches(runs: list[dict], size: int) -> dict:
-    mine, base = (_where(runs, patch_size=side) for side in (size, BASE["patch_size"]))
+def show(record: dict, what: str) -> str:
+    """The record as chapter 8 shows it.
+
+    Args:
+        record: The record ``tokens``.
+        what: ``"poolings"`` and ``"patch_sizes"``: tables, as Markdown. ``"rates"`` and ``"finer_patches"``: lines of
+            text on what the choice of the rate, and of the patch, is worth.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"poolings": _pools, "rates": _rates, "patch_sizes": _patch_sizes, "finer_patches": _finer}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _best(runs_by_rate: dict[float, list[dict]]) -> float:
+    """The rate that did best on validation."""
+    return best({str(rate): _mean(runs, "val_accuracy") for rate, runs in runs_by_rate.items()})
+
+
+def _pooling(runs_by_rate: dict[float, list[dict]]) -> dict:
+    rate = _best(runs_by_rate)
     return {
-        "test_accuracy": _accuracy(mine),
-        "over_base": None if size == BASE["patch_size"] else paired(mine, base),
-        "tokens": mine[0]["tokens"],
-        "flops": mine[0]["flops"],
-        "seconds_per_step": statistics.median(run["seconds_per_step"] for run in mine),
+        "best_rate": rate,
+        "test_accuracy": _accuracy(runs_by_rate[rate]),
+        "by_rate": {str(rate): {"val_accuracy": _mean(runs, "val_accuracy"), "test_accuracy": _accuracy(runs)}
+                    for rate, runs in runs_by_rate.items()},
     }
 
 
-def _where(runs: list[dict], **place: object) -> list[dict]:
-    return [run for run in runs if place.items() <= run.items()]
+def _patches(runs: list[dict], base: list[dict]) -> dict:
+    return {
+        "test_accuracy": _accuracy(runs),
+        "over_base": None if runs is base else paired(runs, base),
+        "tokens": runs[0]["tokens"],
+        "flops": runs[0]["flops"],
+        "seconds_per_step": statistics.median(run["seconds_per_step"] for run in runs),
+    }
 
 
 def _accuracy(runs: list[dict]) -> dict:
@@ -166,3 +182,49 @@ def _accuracy(runs: list[dict]) -> dict:
 
 def _mean(runs: list[dict], key: str) -> float:
     return statistics.mean(run[key] for run in runs)
+
+
+# ---- what chapter 8 shows
+
+NAMES = {"token": "class token", "mean": "mean of the patches"}
+
+
+def _pools(record: dict) -> str:
+    pooling, over = record["summary"]["pooling"], record["summary"]["mean_over_token"]
+    rates = list(pooling["token"]["by_rate"])
+    rows = [[name, *(records.percent(pooling[pool]["by_rate"][rate]["test_accuracy"]) for rate in rates),
+             f"{pooling[pool]['best_rate']:g}"] for pool, name in NAMES.items()]
+    rows.append(["mean over token, points", *(records.percent(over["by_rate"][rate], "+") for rate in rates),
+                 records.percent(over["each_at_its_best"], "+")])
+    return records.table(["test accuracy (%) at rate", *(f"{float(rate):g}" for rate in rates), "best on validation"],
+                         rows)
+
+
+def _rates(record: dict) -> str:
+    lines = []
+    for pool, name in NAMES.items():
+        by_rate = {float(rate): one["test_accuracy"]["mean"]
+                   for rate, one in record["summary"]["pooling"][pool]["by_rate"].items()}
+        worth = by_rate[min(by_rate)] - min(by_rate.values())
+        lines.append(f"{name}: the choice of the rate is worth up to {100 * worth:.1f} points")
+    return "\n".join(lines)
+
+
+def _patch_sizes(record: dict) -> str:
+    rows = [[size, str(one["tokens"]), f"{one['flops'] / 1e6:.1f}", f"{1e3 * one['seconds_per_step']:.0f}",
+             records.percent(one["test_accuracy"]), records.percent(one["over_base"], "+") if one["over_base"] else ""]
+            for size, one in record["summary"]["patch_size"].items()]
+    return records.table(["patch, px", "tokens", "forward, MFLOP", "a step, ms", "test images (%)",
+                          f"over patches of {record['config']['base']['patch_size']} px"], rows)
+
+
+def _finer(record: dict) -> str:
+    patches, lines = record["summary"]["patch_size"], []
+    in_order = sorted(map(int, patches), reverse=True)
+    for coarse, fine in zip(in_order, in_order[1:], strict=False):
+        a, b = patches[str(coarse)], patches[str(fine)]
+        lines.append(f"from {coarse} to {fine} px: tokens × {b['tokens'] / a['tokens']:.1f}, "
+                     f"FLOPs × {b['flops'] / a['flops']:.1f}, "
+                     f"time of a step × {b['seconds_per_step'] / a['seconds_per_step']:.1f}, "
+                     f"{100 * (b['test_accuracy']['mean'] - a['test_accuracy']['mean']):+.1f} points")
+    return "\n".join(lines)

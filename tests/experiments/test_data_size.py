@@ -7,7 +7,7 @@ import torch
 
 from experiments import data_size, records, runner
 from experiments.families import build
-from vitlite import cost, data
+from vitlite import cost
 
 QUICK, CPU, FULL = (data_size.SCALES[scale] for scale in ("quick", "cpu", "full"))
 TINY = QUICK | {
@@ -72,20 +72,6 @@ def test_every_size_has_one_nearest_tuned_size(config):
         assert ratios[0] < ratios[1]
         near = data_size.nearest(size, sizes)
         assert max(size / near, near / size) == ratios[0]
-
-
-def test_draws_are_nested_balanced_and_prepared_alike():
-    sets = data.load("scenes", train_images=80, held_out=20, image_size=16)
-    small, large, other = (data_size.drawn(sets, n, seed).train for n, seed in ((20, 1), (40, 1), (20, 2)))
-
-    def images(split):
-        return {image.numpy().tobytes() for image in split.images}
-
-    assert images(small) < images(large)
-    assert images(small) != images(other)
-    assert small.labels.bincount().tolist() == [2] * 10
-    assert (small.mean, small.std) == (sets.train.mean, sets.train.std)
-    assert data_size.drawn(sets, 20, 1).test is sets.test
 
 
 def test_more_images_than_there_are_are_refused(tmp_path):

@@ -128,17 +128,17 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, monkeypatch):
 
 def test_both_heads_together_are_what_the_model_answers(sets):
     model = student()
-    said = distillation.answers(model, sets.test)
-    share = {head: (classes == sets.test.labels).double().mean().item() for head, classes in said.items()}
+    classes = distillation.by_head(model, sets.test)
+    share = {head: (given == sets.test.labels).double().mean().item() for head, given in classes.items()}
     assert share["mean"] == pytest.approx(evaluate(model, sets.test).accuracy, abs=2 / len(sets.test))
-    assert not torch.equal(said["class"], said["distillation"])
+    assert not torch.equal(classes["class"], classes["distillation"])
     model.distillation_head.load_state_dict(model.head.state_dict())
     with torch.no_grad():
         for z in (model.class_token, model.distillation_token):
             z.zero_()
         model.position[:, 1] = model.position[:, 0]
-    said = distillation.answers(model, sets.test)
-    assert torch.equal(said["class"], said["distillation"]), "two tokens that are one"
+    classes = distillation.by_head(model, sets.test)
+    assert torch.equal(classes["class"], classes["distillation"]), "two tokens that are one"
     assert distillation.cosines(model, sets.test, 20) == pytest.approx([1.0] * 4, abs=1e-5)
 
 
