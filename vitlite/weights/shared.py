@@ -262,7 +262,7 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     _fold_layer_scale(state)
     if "late_registers" in state and "position" in state and "class_token" in state:
         table = state["position"]  # its first row is the class token's, registers come after positions are added
-        state |= {"class_token": state["class_token"] + table[:, :1], "position": table[:, 1:]}
+        state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
         state["registers"] = state.pop("late_registers")
     if any(name.endswith(("qkv.bias", "query.bias")) for name in state):
         return state, []
@@ -278,7 +278,7 @@ def _fold_layer_scale(state: dict[str, Tensor]) -> None:
             name = next((name for name in state if name.startswith(f"blocks.{block}.{scale}.")), None)
             weight, bias = (f"blocks.{block}.{layer}.{leaf}" for leaf in ("weight", "bias"))
             if name and all(part in state and len(state[part]) == state[name].numel() for part in (weight, bias)):
-                factor = state.pop(name).flatten()
+                factor = state.pop(name).flatten().float()
                 state |= {weight: factor[:, None] * state[weight], bias: factor * state[bias]}
 
 

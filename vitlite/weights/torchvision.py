@@ -55,12 +55,7 @@ def from_torchvision(
     Args:
         source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.pth``, read with
             ``weights_only``).
-        image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes; an encoder without a head gets a new one, for 1000 unless said.
-        num_heads: Heads of the attention. A model tells it; for a state dict 64 channels a head are assumed, as in
-            Base and Large (80 at width 1280, Huge).
-        layer_norm_eps: Epsilon of the LayerNorms; as the model has it, or else 1e-6.
-        gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
+        image_size, num_classes, num_heads, layer_norm_eps, gelu: As for ``from_timm``.
 
     Returns:
         A new model whose logits equal torchvision's.

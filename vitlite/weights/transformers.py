@@ -76,14 +76,8 @@ def from_transformers(
     Args:
         source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.bin``, read with
             ``weights_only``), with the names of version 5 or the older ones of published files.
-        image_size: Another size of images in pixels; a multiple of the patch size. A state dict is taken to be made
-            for square images; where its positions form no square, this says what it was made for.
-        num_classes: Another number of classes; an encoder without a head gets a new one, for 1000 unless said.
-        num_heads: Heads of the attention. A model tells it; for a state dict 64 channels a head are assumed (80 at
-            width 1280).
-        layer_norm_eps: Epsilon of the LayerNorms; as the model has it, or else 1e-12 (with layer
-            scale 1e-6, as in DINOv2).
-        gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
+        image_size, num_classes, num_heads, gelu: As for ``from_timm``.
+        layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
 
     Returns:
         A new model whose logits equal transformers'.
