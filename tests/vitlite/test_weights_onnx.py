@@ -75,9 +75,9 @@ MODELS = {
 }
 
 
-def exported(model, path, size, dynamo, batch=True, opset=18):
+def exported(model, path, size, dynamo, batch=True, opset=18, **options):
     """Write a model as a file; with a batch of any size, or of one image for good."""
-    images, options = torch.zeros(2 if batch else 1, 3, *size), {"dynamo": dynamo, "opset_version": opset}
+    images, options = torch.zeros(2 if batch else 1, 3, *size), {"dynamo": dynamo, "opset_version": opset} | options
     if batch and dynamo:
         options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
     elif batch:
@@ -150,6 +150,18 @@ def test_dinov2_exported_for_another_size_resamples_as_by_deit(tmp_path, dynamo,
     same(ours, str(path), (16, 24))
 
 
+@pytest.mark.parametrize(("case", "side", "options"), [
+    ("DINOv2", 28, {"dynamo": False, "do_constant_folding": False}),
+    ("DINOv2 with registers", 88, {"dynamo": True}),
+])
+def test_a_table_that_is_cut_within_the_file_is_read_once(tmp_path, case, side, options):
+    model = perturbed(MODELS[case](image_size=side))
+    path = exported(model, tmp_path / "model.onnx", (16, 24), **options)
+    ours = quiet(path)
+    assert ours.config.image_size == side
+    same(ours.at_resolution((16, 24), "timm" if ours.config.registers else "deit"), str(path), (16, 24))
+
+
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_equal_tensors_that_an_exporter_stores_once_are_told_apart(tmp_path, dynamo):
     torch.manual_seed(0)
@@ -197,6 +209,22 @@ def test_another_head_size_and_what_stands_beside_the_encoder(tmp_path):
         assert any(part in message for message in messages), messages
     assert {warning.filename for warning in said} == {__file__}
     assert not ours(torch.randn(1, 3, 16, 24)).any()
+
+
+def test_a_model_in_half_precision_is_read(tmp_path):
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = timm_vit(init_values=0.1)
+
+        def forward(self, images):
+            return self.model(images.half())
+
+    model = perturbed(Half()).half()
+    ours = quiet(exported(model, tmp_path / "model.onnx", (16, 16), True))
+    images = torch.randn(2, 3, 16, 16)
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
+    torch.testing.assert_close(ours(images), model.model.float()(images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -33,6 +33,7 @@ PROJECTIONS = {  # whose exports are read, by the name of the patch projection
 # What may happen to tokens and positions on their way to the first block, beside joining and adding.
 MOVES = {"Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Resize", "Slice", "Squeeze", "Transpose",
          "Unsqueeze"}
+FOLDED = ("Cast", "Gather", "Identity", "Slice", "Transpose", "Unsqueeze")  # what may be done to a stored tensor
 FIRST_NORM = re.compile(r"(^|\.)(blocks|layers?)\.0\.(norm1|layernorm_before)$")
 QUANTISED = re.compile(r"Quantize|Integer|^QLinear")
 
@@ -300,8 +301,8 @@ class _Graph:
                 self.consumers[value].append(node)
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = np.asarray(next(iter(self.attributes(node).values())))
-            elif node.op_type in ("Identity", "Cast", "Transpose", "Slice") and node.input[0] in self.constants:
-                self.constants[node.output[0]] = self.moved(node)
+            elif node.op_type in FOLDED and all(value in self.constants for value in node.input if value):
+                self.constants[node.output[0]] = self.folded(node)
 
     @staticmethod
     def attributes(node) -> dict:
@@ -309,11 +310,16 @@ class _Graph:
         return {attribute.name: onnx.numpy_helper.to_array(attribute.t) if attribute.HasField("t") else
                 onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
-    def moved(self, node) -> np.ndarray:
-        """A part of a stored tensor, or the tensor as it is, with its axes in the order that a node gives them."""
+    def folded(self, node) -> np.ndarray:
+        """What a node makes of a stored tensor: a part of it, or other axes."""
         array, *rest = (self.constants[value] for value in node.input if value)
+        more = self.attributes(node)
         if node.op_type == "Transpose":
-            return array.transpose(self.attributes(node).get("perm"))
+            return array.transpose(more.get("perm"))
+        if node.op_type == "Gather":
+            return array.take(rest[0], axis=more.get("axis", 0))
+        if node.op_type == "Unsqueeze":
+            return np.expand_dims(array, tuple(rest[0] if rest else more["axes"]))
         if node.op_type == "Slice":
             starts, ends, axes, *steps = (part.reshape(-1).tolist() for part in rest)
             cuts = [slice(None)] * array.ndim
@@ -441,7 +447,7 @@ class _Graph:
         """Into how many heads the queries are cut: the first shape with four axes ends with heads and channels."""
         for node in self.after(layer):
             sides = self.sides(node.input[1]) if node.op_type == "Reshape" else []
-            if len(sides) >= 4:
+            if len(sides) >= 4 and max(sides[-2:]) > 0:
                 heads, channels = sides[-2:]
                 return heads if heads > 0 else width // channels
         raise ValueError(f"{self.path} does not say into how many heads {layer} is cut")
