@@ -139,7 +139,7 @@ def test_an_older_timm_head_with_pre_logits():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"qk_norm": True}, "blocks.1.attn.q_norm.weight: normalised queries and keys"),
+        ({"qk_norm": True}, r"blocks.0.attn.q_norm.weight: normalised queries .* \(\d+ more\)"),
         ({"pre_norm": True}, "norm_pre.weight: a norm before the first block"),
         ({"global_pool": "map"}, "global_pool='map'|attention pooling"),
         ({"global_pool": "max"}, "global_pool='max'"),

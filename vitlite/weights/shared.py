@@ -184,9 +184,10 @@ def refuse(beginning: str, reasons: Mapping[str, bool]) -> None:
 
 def refuse_names(library: Library, names: Iterable[str]) -> None:
     """Raise a ValueError if one of these names of tensors or modules stands for what ViTConfig cannot express."""
-    names = list(names)
-    refused = [f"{name}: {what}" for pattern, what in INEXPRESSIBLE.items()
-               for name in names if re.search(pattern, name)]
+    names, refused = dict.fromkeys(names), []
+    for pattern, what in INEXPRESSIBLE.items():
+        if named := [name for name in names if re.search(pattern, name)]:
+            refused.append(f"{named[0]}: {what}" + (f" ({len(named) - 1} more)" if len(named) > 1 else ""))
     if refused:
         raise ValueError(
             f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
