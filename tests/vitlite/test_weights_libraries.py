@@ -248,11 +248,13 @@ def test_every_tensor_that_does_not_fit_is_listed_with_both_shapes():
     state = timm_vit().state_dict()
     state["blocks.1.norm2.weight"] = torch.ones(25)
     state["head.bias"] = torch.zeros(6)
+    state["head.weight"] = state["head.weight"][:, :20]
     state["surplus"] = torch.zeros(1)
     with pytest.raises(ValueError, match="nothing was loaded") as error:
         weights.from_timm(state, num_heads=3)
     assert "blocks.1.norm2.weight: [25] there, [24] in the model" in str(error.value)
     assert "head.0.bias: [6] there, [5] in the model" in str(error.value)
+    assert "head.0.weight: [5, 20] there, [5, 24] in the model" in str(error.value)
     assert "surplus: not in the model" in str(error.value)
 
 

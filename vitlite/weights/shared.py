@@ -212,7 +212,8 @@ def assemble(
     config, stem = _config(library, state, known, image_size), _stem(state)
     stem = stem and R50(**stem)
     classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
-    if width == 2 * config.embed_dim and num_classes is None:
+    both = width == 2 * config.embed_dim
+    if both and num_classes is None:
         raise ValueError(
             f"{library.title} whose head reads the class token and the mean of the patches side by side; ViTConfig's "
             "reads one of them: pass num_classes= for a new head"
@@ -220,7 +221,7 @@ def assemble(
     headless = not any(name.startswith("head.out.") for name in state)
     if headless and num_classes is None:
         num_classes = ViTConfig.num_classes
-    new_head = headless or num_classes not in (None, classes) or width != config.embed_dim
+    new_head = headless or both or num_classes not in (None, classes)
     if new_head:
         config = dataclasses.replace(config, num_classes=num_classes, head="linear", zero_head=True)
         state = {name: tensor for name, tensor in state.items() if not _of_head(name)}
