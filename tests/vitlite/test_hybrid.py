@@ -1,10 +1,8 @@
 """The stems against the papers' shapes, torchvision's ResNet-50 and what a convolution promises."""
 
 import json
-import re
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -71,19 +69,6 @@ def test_r50_vit_b16_has_as_many_parameters_as_timms():
     model = meta_hybrid(224, 16)
     assert parameters(model.patch_embed.trunk) == 11_894_848  # timm 1.0.31, vit_base_r50_s16_224
     assert parameters(model) == 98_659_112
-
-
-def test_r50_computes_what_timms_does():
-    theirs = timm.create_model("vit_base_r50_s16_224").patch_embed.backbone.eval()
-    perturbed(theirs)
-    ours, state = R50().trunk, {}
-    for name, tensor in theirs.state_dict().items():
-        name = re.sub(r"stages\.(\d)\.blocks", lambda found: str(5 + int(found[1])), name)
-        name = name.replace("stem.conv", "0").replace("stem.norm", "1").replace(".norm", ".bn")
-        state[name.replace("downsample.conv", "downsample.0").replace("downsample.bn", "downsample.1")] = tensor
-    ours.load_state_dict(state)
-    batch = torch.randn(1, 3, 64, 96)
-    torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-4)
 
 
 def test_up_to_stage_4_it_is_torchvisions_resnet50():

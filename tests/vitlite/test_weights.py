@@ -43,13 +43,13 @@ def test_a_model_comes_back_from_its_file(tmp_path, changes):
     path = weights.save(
         model, tmp_path / "m.safetensors", classes=list("abcde"), mean=[0.5] * 3, std=[0.2] * 3, record="r"
     )
-    again, told = weights.load(path), weights.info(path)
-    assert again.config == told["config"] == model.config
+    again, metadata = weights.load(path), weights.info(path)
+    assert again.config == metadata["config"] == model.config
     assert not again.training
     images = torch.randn(2, 3, *(changes.get("image_size") or (16, 16)))
     assert torch.equal(again(images), model(images))
-    assert (told["classes"], told["record"], told["mean"]) == (list("abcde"), "r", [0.5] * 3)
-    assert told["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (metadata["classes"], metadata["record"], metadata["mean"]) == (list("abcde"), "r", [0.5] * 3)
+    assert metadata["parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_bfloat16_halves_the_file(tmp_path):
@@ -114,9 +114,9 @@ def test_a_resnet_comes_back_from_its_file(tmp_path, norm):
     model = perturbed(ResNet(ResNetConfig(in_channels=1, num_classes=5, width=8, blocks=2, norm=norm))).train()
     model(torch.randn(4, 1, 16, 16))  # a batch norm remembers
     path = weights.save(model.eval(), tmp_path / "m.safetensors", classes=list("abcde"), mean=[0.5], std=[0.2])
-    told, again = weights.info(path), weights.load(path)
-    assert (told["model"], told["config"], told["classes"]) == ("ResNet", model.config, list("abcde"))
-    assert told["parameters"] == sum(p.numel() for p in model.parameters())
+    metadata, again = weights.info(path), weights.load(path)
+    assert (metadata["model"], metadata["config"], metadata["classes"]) == ("ResNet", model.config, list("abcde"))
+    assert metadata["parameters"] == sum(p.numel() for p in model.parameters())
     assert type(again) is ResNet
     assert not again.training
     images = torch.randn(2, 1, 20, 16)
@@ -143,15 +143,15 @@ def test_a_stem_that_cannot_be_rebuilt_is_not_saved(tmp_path):
 def test_files_of_other_versions(tmp_path):
     path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
     with safetensors.safe_open(path, "pt") as file:
-        told, state = json.loads(file.metadata()["vitlite"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-    del told["model"], told["patch_embed"], told["config"]["registers"], told["config"]["position"]
-    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told)})
+        metadata, state = json.loads(file.metadata()["vitlite"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    del metadata["model"], metadata["patch_embed"], metadata["config"]["registers"], metadata["config"]["position"]
+    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(metadata)})
     assert weights.load(path).config == SMALL, "an older file, from before these were known"
-    told["config"]["flavour"] = "up"
-    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told)})
+    metadata["config"]["flavour"] = "up"
+    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(metadata)})
     with pytest.raises(ValueError, match="newer vitlite: it holds flavour"):
         weights.load(path)
-    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(told | {"model": "Mixer"})})
+    safetensors.torch.save_file(state, path, {"vitlite": json.dumps(metadata | {"model": "Mixer"})})
     with pytest.raises(ValueError, match="newer vitlite: it holds a Mixer"):
         weights.load(path)
 

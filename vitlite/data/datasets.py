@@ -156,7 +156,7 @@ def load(
     if cues is not None:
         raise ValueError(f"cues belong to scenes, and {name!r} is not scenes: leave cues out")
     if name in CIFAR:
-        path = _data_root(root) / f"{name}.npz"
+        path = data_root(root) / f"{name}.npz"
         if not path.exists():
             _fetch_cifar(CIFAR[name], path)
         return _load_npz(path, train_images, image_size, seed)
@@ -177,7 +177,7 @@ def _not_found(name: str) -> Exception:
                       f"{', '.join(near)}. Otherwise give the path of an .npz file or of a folder of class folders")
 
 
-def _data_root(root: str | Path | None) -> Path:
+def data_root(root: str | Path | None = None) -> Path:
     """The folder of downloaded data: the argument, the environment, the checkout's data/, or ./data."""
     if root is None:
         root = os.environ.get("VITLITE_DATA")

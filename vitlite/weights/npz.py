@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
@@ -43,6 +44,16 @@ LIBRARY = Library(
     ),
 )
 
+# The ResNet-50 in front of R50+ViT: their names, which count from 1, and ours.
+R50 = {
+    r"^conv_root$": "patch_embed.trunk.0",
+    r"^gn_root$": "patch_embed.trunk.1",
+    r"^block(\d)\.unit(\d)\.": lambda part: f"patch_embed.trunk.{4 + int(part[1])}.{int(part[2]) - 1}.",
+    r"^(patch_embed\..+\.)gn(\d)$": r"\1bn\2",
+    r"\.conv_proj$": ".downsample.0",
+    r"\.gn_proj$": ".downsample.1",
+}
+
 
 def from_npz(
     source: Mapping[str, np.ndarray] | str | Path,
@@ -52,12 +63,12 @@ def from_npz(
     layer_norm_eps: float = 1e-6,
     gelu: str = "tanh",
 ) -> ViT:
-    """A ViT with the official weights of the paper, an ``.npz`` of JAX arrays.
+    """A ViT or an R50+ViT with the official weights of the paper, an ``.npz`` of JAX arrays.
 
     Args:
         source: The file (read without pickle), or its arrays by name.
         image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes; also needed where the file has no head.
+        num_classes: Another number of classes; an encoder without a head gets a new one, for 1000 unless said.
         layer_norm_eps: Epsilon of the LayerNorms.
         gelu: ``"tanh"`` as in the official code, or ``"exact"`` as timm runs the same weights; their logits differ by
             about 5e-4.
@@ -78,14 +89,14 @@ def from_npz(
     arrays = _arrays(source) if isinstance(source, str | Path) else source
     prefix = next((p for p in ("opt/target/", "params/") if f"{p}embedding/kernel" in arrays), "")
     arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    told = {"layer_norm_eps": layer_norm_eps, "gelu": gelu}
+    known = {"layer_norm_eps": layer_norm_eps, "gelu": gelu}
     if "pos_embedding" in arrays and "cls" not in arrays:  # big_vision's plain ViT
-        told["pool"] = "mean"
+        known["pool"] = "mean"
     queries = [array for name, array in arrays.items() if name.endswith("/query/kernel") and array.ndim == 3]
     if queries:
-        told["num_heads"] = queries[0].shape[1]  # [D, h, D/h]
+        known["num_heads"] = queries[0].shape[1]  # [D, h, D/h]
     state = dict(_tensor(name, torch.from_numpy(np.array(array))) for name, array in arrays.items())
-    return shared.assemble(LIBRARY, state, told, image_size, num_classes)
+    return shared.assemble(LIBRARY, state, known, image_size, num_classes)
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -101,12 +112,14 @@ def _arrays(path: str | Path) -> dict[str, np.ndarray]:
 def _tensor(name: str, array: Tensor) -> tuple[str, Tensor]:
     """With torch's axes and a name like torch's: JAX's arrays have their inputs first, and heads axes of their own."""
     layer, _, leaf = name.replace("/", ".").rpartition(".")
+    for pattern, ours in R50.items():
+        layer = re.sub(pattern, ours, layer)
     if leaf == "kernel":
         if array.ndim == 4:
             array = array.permute(3, 2, 0, 1)  # [P, P, C, D] -> [D, C, P, P]
         else:
             array = (array.flatten(0, -2) if layer.endswith(".out") else array.flatten(1)).T
-    elif leaf == "bias":
+    elif leaf == "bias" or array.shape[:-1] == (1, 1, 1):  # a group norm's numbers, [1, 1, 1, C]
         array = array.flatten()
     leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
     return f"{layer}.{leaf}" if layer else leaf, array

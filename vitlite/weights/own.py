@@ -79,14 +79,14 @@ def save(
         if given is not None and len(given) != wanted:
             raise ValueError(f"{name} has {len(given)} entries; the model has {wanted}")
     names = None if classes is None else [str(name) for name in classes]
-    told = {"model": kind, "config": dataclasses.asdict(config), "classes": names,
-            "mean": _numbers(mean), "std": _numbers(std), "record": record,
-            "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
-            "parameters": sum(parameter.numel() for parameter in model.parameters())}
+    metadata = {"model": kind, "config": dataclasses.asdict(config), "classes": names,
+                "mean": _numbers(mean), "std": _numbers(std), "record": record,
+                "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
+                "parameters": sum(parameter.numel() for parameter in model.parameters())}
     state = model.state_dict() | {EXTRA + name: tensor.detach() for name, tensor in (extra or {}).items()}
     state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
     with written_whole(path) as beside:
-        safetensors.torch.save_file(state, beside, metadata={"vitlite": json.dumps(told)})
+        safetensors.torch.save_file(state, beside, metadata={"vitlite": json.dumps(metadata)})
     return Path(path)
 
 
@@ -106,13 +106,13 @@ def info(path: str | Path) -> dict:
         >>> import tempfile
         >>> from vitlite.resnet import ResNet, ResNetConfig
         >>> model = ResNet(ResNetConfig(width=8, blocks=1))
-        >>> told = info(save(model, Path(tempfile.mkdtemp()) / "model.safetensors", dtype=torch.bfloat16))
-        >>> told["model"], told["config"].width, told["parameters"], told["dtype"]
+        >>> file = info(save(model, Path(tempfile.mkdtemp()) / "model.safetensors", dtype=torch.bfloat16))
+        >>> file["model"], file["config"].width, file["parameters"], file["dtype"]
         ('ResNet', 8, 19954, 'BF16')
     """
     with _opened(path) as file:
-        told = _told(file, path)
-        return _counted(file) | told  # an older file does not tell its parameters
+        metadata = _metadata(file, path)
+        return _counted(file) | metadata  # an older file does not say how many parameters
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
@@ -133,11 +133,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
         torch.Size([1, 5])
     """
     with _opened(path) as file:
-        told = _told(file, path)
+        metadata = _metadata(file, path)
         own = [name for name in file.keys() if not name.startswith(EXTRA)]  # noqa: SIM118 (not a dict)
         state = {name: _cast(file.get_tensor(name), torch.float32) for name in own}
-    stem = {"patch_embed": hybrid.build(told["patch_embed"])} if told["patch_embed"] else {}
-    model = MODELS[told["model"]][0](told["config"], **stem)
+    stem = {"patch_embed": hybrid.build(metadata["patch_embed"])} if metadata["patch_embed"] else {}
+    model = MODELS[metadata["model"]][0](metadata["config"], **stem)
     fill(model, state, str(path))
     return model.to(device).eval()
 
@@ -159,7 +159,7 @@ def extra(path: str | Path) -> dict[str, torch.Tensor]:
         {'mask_token': tensor([0., 0.])}
     """
     with _opened(path) as file:
-        _told(file, path)
+        _metadata(file, path)
         names = [name for name in file.keys() if name.startswith(EXTRA)]  # noqa: SIM118 (not a dict)
         return {name.removeprefix(EXTRA): _cast(file.get_tensor(name), torch.float32) for name in names}
 
@@ -198,21 +198,21 @@ def _counted(file) -> dict:
     return {"parameters": sum(torch.Size(s.get_shape()).numel() for s in slices), "dtype": slices[0].get_dtype()}
 
 
-def _told(file, path: str | Path) -> dict:
-    told = (file.metadata() or {}).get("vitlite")
-    if told is None:
+def _metadata(file, path: str | Path) -> dict:
+    metadata = (file.metadata() or {}).get("vitlite")
+    if metadata is None:
         raise ValueError(
-            f"{path} carries no description of a vitlite model; expected a file written by vitlite.weights.save "
+            f"{path} has no description of a vitlite model; expected a file written by vitlite.weights.save "
             "(a run's own checkpoint is for its Trainer alone)"
         )
-    told = {"model": "ViT", "patch_embed": None} | json.loads(told)  # an older file does not tell these
-    name, config, spec = told["model"], _tuples(told["config"]), told["patch_embed"]
+    metadata = {"model": "ViT", "patch_embed": None} | json.loads(metadata)  # an older file lacks these
+    name, config, spec = metadata["model"], _tuples(metadata["config"]), metadata["patch_embed"]
     kind = MODELS[name][1] if name in MODELS else None
     unknown = sorted(config.keys() - {field.name for field in dataclasses.fields(kind)}) if kind else [f"a {name}"]
     if unknown:
         raise ValueError(f"{path} was written by a newer vitlite: it holds {', '.join(unknown)}; update vitlite")
-    return told | {"config": kind(**config), "patch_embed": spec and _tuples(spec)}
+    return metadata | {"config": kind(**config), "patch_embed": spec and _tuples(spec)}
 
 
-def _tuples(told: dict) -> dict:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+def _tuples(fields: dict) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

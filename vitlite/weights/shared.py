@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,21 +20,22 @@ from torch import Tensor, nn
 from vitlite import checks
 from vitlite.checks import Size, pair
 from vitlite.config import ViTConfig
+from vitlite.hybrid import R50
 from vitlite.model import PatchEmbed, ViT
 
 Source = nn.Module | Mapping[str, Tensor] | str | Path
 
-# What ViTConfig cannot express, by the names it has in the four libraries.
+# What ViTConfig cannot express, by the names it has in the libraries, and what ours has instead.
 INEXPRESSIBLE = {
-    r"\bls[12]\b|gamma_[12]|layer_?scale|lambda1": "layer scale",
-    r"\b[qk]_norm|norm_[qk]\b": "normalised queries and keys",
-    r"rope|rotary": "rotary positions",
-    r"norm_pre|pre_?layr?norm": "a norm before the first block",
-    r"attn_pool|MAPHead": "attention pooling",
-    r"w12|fc1_g|weights_in|\bgate": "a gated MLP or attention",
-    r"rel_pos|relative_position": "relative position biases",
-    r"attn\.norm|mlp\.norm": "a norm inside attention or MLP",
-    r"patch_embed\.(backbone|norm)|conv_root|conv_proj\.\w+\.": "a stem that is no plain patch projection",
+    r"\b[qk]_norm|norm_[qk]\b": "normalised queries and keys; ours are compared as they are",
+    r"rope|rotary": "rotary positions, which turn queries and keys; ours are added to tokens or attention logits",
+    r"norm_pre|pre_?layr?norm": "a norm before the first block; ours enter it as they are",
+    r"attn_pool|MAPHead": "attention pooling, a layer of its own; ours takes the class token or the mean",
+    r"w12|fc1_g|weights_in|\bgate": "a gated MLP or attention (as SwiGLU), which multiplies two branches; ours has one",
+    r"rel_pos|relative_position": "relative position biases; ours are keys",
+    r"attn\.norm|mlp\.norm": "a norm inside attention or MLP; ours stand before them",
+    r"patch_embed\.(backbone|norm)|conv_root|conv_proj\.\w+\.": "a stem that is no plain patch projection, nor the "
+    "ResNet-50 of the paper's hybrid",
 }
 
 
@@ -90,8 +91,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
-        told = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
-        raise ValueError(told + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
+        message = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
+        raise ValueError(message + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
     model.load_state_dict(dict(state))
 
 
@@ -140,25 +141,29 @@ def _file(path: Path) -> object:
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
-        told = str(error).partition("\n")[0] or type(error).__name__
+        cause = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({told}); fetch it again, or save model.state_dict() alone"
+            f"{path} is damaged, or holds more than tensors ({cause}); fetch it again, or save model.state_dict() alone"
         ) from error
 
 
-def given(**told) -> dict:
-    """What the caller has said."""
-    return {name: value for name, value in told.items() if value is not None}
+def given(**options) -> dict:
+    """The options that the caller has set."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def epsilon(model: nn.Module) -> float:
     """The one epsilon of a model's LayerNorms."""
-    found = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
-    if len(found) != 1:
+    return one_epsilon({module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)})
+
+
+def one_epsilon(values: set[float]) -> float:
+    """The only one of them."""
+    if len(values) != 1:
         raise ValueError(
-            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(found) or 'no LayerNorm'}"
+            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(values) or 'no LayerNorm'}"
         )
-    return found.pop()
+    return values.pop()
 
 
 def gelu_of(activation: nn.Module) -> str:
@@ -172,29 +177,60 @@ def gelu_of(activation: nn.Module) -> str:
 
 def refuse(beginning: str, reasons: Mapping[str, bool]) -> None:
     """Raise a ValueError with every reason that holds."""
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
-        raise ValueError(f"{beginning} {', no '.join(found)}")
+    holding = [reason for reason, holds in reasons.items() if holds]
+    if holding:
+        raise ValueError(f"{beginning} {', no '.join(holding)}")
+
+
+def refuse_names(library: Library, names: Iterable[str]) -> None:
+    """Raise a ValueError if one of these names of tensors or modules stands for what ViTConfig cannot express."""
+    names, refused = dict.fromkeys(names), []
+    for pattern, what in INEXPRESSIBLE.items():
+        if named := [name for name in names if re.search(pattern, name)]:
+            refused.append(f"{named[0]}: {what}" + (f" ({len(named) - 1} more)" if len(named) > 1 else ""))
+    if refused:
+        raise ValueError(
+            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
+        )
+
+
+def names_of(model: nn.Module) -> list[str]:
+    """The names of a model's tensors, and of its modules that do something."""
+    return [*model.state_dict(), *(name for name, part in model.named_modules() if not isinstance(part, nn.Identity))]
 
 
 # ---- a model out of theirs
 
 
 def assemble(
-    library: Library, state: Mapping[str, Tensor], told: Mapping, image_size: Size | None, num_classes: int | None
+    library: Library, state: Mapping[str, Tensor], known: Mapping, image_size: Size | None, num_classes: int | None,
+    remarks: Sequence[str] = (),
 ) -> ViT:
-    """A model out of their tensors and what is told beside; its warnings point at the caller's caller."""
-    state, remarks = _ours(library, state)
-    config = _config(library, state, told, image_size)
-    if num_classes is None and "head.out.weight" not in state:
-        raise ValueError(f"{library.title} without a head; pass num_classes= for a new one")
-    new_head = num_classes is not None and len(state.get("head.out.weight", ())) != num_classes
+    """A model out of their tensors and what is known beside; its warnings point at the caller's caller."""
+    state, more = _ours(library, state)
+    remarks = [*remarks, *more]
+    config, stem = _config(library, state, known, image_size), _stem(state)
+    stem = stem and R50(**stem)
+    classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
+    both = width == 2 * config.embed_dim
+    if both and num_classes is None:
+        raise ValueError(
+            f"{library.title} whose head reads the class token and the mean of the patches side by side; ViTConfig's "
+            "reads one of them: pass num_classes= for a new head"
+        )
+    headless = not any(name.startswith("head.out.") for name in state)
+    if headless and num_classes is None:
+        num_classes = ViTConfig.num_classes
+    new_head = headless or both or num_classes not in (None, classes)
     if new_head:
         config = dataclasses.replace(config, num_classes=num_classes, head="linear", zero_head=True)
         state = {name: tensor for name, tensor in state.items() if not _of_head(name)}
-        remarks.append(f"the head is new, for {num_classes} classes, and starts at zero: train it")
-    model, state = ViT(config), renamed(state, _head_names(config))
+        why = f"{library.title} without a head: a new one" if headless else "the head is new"
+        remarks.append(f"{why}, for {num_classes} classes, and starts at zero: train it")
+    model, state = ViT(config, stem), renamed(state, _head_names(config))
     state["patch_embed.projection.weight"] = state["patch_embed.projection.weight"].flatten(1)  # kernel -> matrix
+    if stem is not None:
+        state = renamed(state, {"patch_embed.projection": "patch_embed.patches.projection"})
     if new_head:
         state |= {name: tensor for name, tensor in model.state_dict().items() if _of_head(name)}
     fill(model, state, f"the state of {library.title}")
@@ -213,13 +249,8 @@ def assemble(
 
 def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Their tensors under our names, and what there is to remark."""
-    refused = [f"{name}: {what}" for pattern, what in INEXPRESSIBLE.items()
-               for name in state if re.search(pattern, name)]
-    if refused:
-        raise ValueError(
-            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
-        )
     first, state = ", ".join(list(state)[:3]), renamed(state, library.names)
+    refuse_names(library, state)
     for name, axes in (AXES | {name: axes for name, axes in OPTIONAL.items() if name in state}).items():
         if name not in state or state[name].ndim != axes:
             raise ValueError(
@@ -230,6 +261,11 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
         if all(part in state for part in parts):
             state[name.replace("query", "qkv")] = torch.cat([state.pop(part) for part in parts])
+    _fold_layer_scale(state)
+    if "late_registers" in state and "position" in state and "class_token" in state:
+        table = state["position"]  # its first row is the class token's, registers come after positions are added
+        state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
+        state["registers"] = state.pop("late_registers")
     if any(name.endswith(("qkv.bias", "query.bias")) for name in state):
         return state, []
     zeros = state["blocks.0.norm1.weight"].new_zeros(3 * len(state["blocks.0.norm1.weight"]))
@@ -237,27 +273,51 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     return state, [f"{library.title} whose query, key and value have no bias: zeros stand in for it"]
 
 
+def _fold_layer_scale(state: dict[str, Tensor]) -> None:
+    """Layer scale λ multiplies what a branch gives, so it may stand in the branch's last layer: λ·(Wx + b)."""
+    for block in range(_depth(state)):
+        for scale, layer in (("scale1", "attention.projection"), ("scale2", "mlp.contract")):
+            name = next((name for name in state if name.startswith(f"blocks.{block}.{scale}.")), None)
+            weight, bias = (f"blocks.{block}.{layer}.{leaf}" for leaf in ("weight", "bias"))
+            if name and all(part in state and len(state[part]) == state[name].numel() for part in (weight, bias)):
+                factor = state.pop(name).flatten().float()
+                state |= {weight: factor[:, None] * state[weight], bias: factor * state[bias]}
+
+
+def _stem(state: Mapping[str, Tensor]) -> dict | None:
+    """What makes the paper's ResNet-50 in front, if its tensors are there."""
+    if (root := state.get("patch_embed.trunk.0.weight")) is None:
+        return None
+    channels, in_channels = root.shape[:2]
+    width, _, map_patch, _ = state["patch_embed.projection.weight"].shape
+    stages = len({name.split(".")[2] for name in state if re.match(r"patch_embed\.trunk\.\d+\.0\.", name)})
+    return {"embed_dim": width, "in_channels": in_channels, "stride": 4 * 2 ** (stages - 1), "width": channels // 64,
+            "map_patch": map_patch}
+
+
 def _depth(state: Mapping[str, Tensor]) -> int:
-    return 1 + max(int(found[1]) for found in map(re.compile(r"blocks\.(\d+)\.").match, state) if found)
+    return 1 + max(int(block[1]) for block in map(re.compile(r"blocks\.(\d+)\.").match, state) if block)
 
 
-def _config(library: Library, state: Mapping[str, Tensor], told: Mapping, asked: Size | None) -> ViTConfig:
-    """The shape that the tensors have, with what they do not say from ``told``."""
+def _config(library: Library, state: Mapping[str, Tensor], known: Mapping, asked: Size | None) -> ViTConfig:
+    """The shape that the tensors have, with what they do not say from ``known``."""
     width, channels, *patch_size = state["patch_embed.projection.weight"].shape
-    told = {"pool": "token"} | told
-    if "num_heads" not in told and width % 64:
+    if stem := _stem(state):
+        channels, patch_size = stem["in_channels"], [stem["stride"] * stem["map_patch"]] * 2
+    known = {"pool": "token"} | known
+    if "num_heads" not in known and width % 64:
         raise ValueError(
             f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
         )
-    if "position" not in state and told.get("position") != "none":
+    if "position" not in state and known.get("position") != "none":
         raise ValueError(f"{library.title} without position embeddings; if it has none, pass the live model")
     rows = state["position"].shape[1] if "position" in state else None
     tokens = {"class_token": "class_token" in state, "distillation": "distillation_token" in state,
               "registers": state["registers"].shape[1] if "registers" in state else 0}
     prefix = sum(tokens.values())
-    if tokens["class_token"] == (told["pool"] == "token"):
+    if tokens["class_token"] == (known["pool"] == "token"):
         del tokens["class_token"]  # as by default
-    size = pair(told.get("image_size") or _image_size(library, rows, prefix, patch_size, asked))
+    size = pair(known.get("image_size") or _image_size(library, rows, prefix, patch_size, asked))
     patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
     shape = {
         "patch_size": _tidy(patch_size),
@@ -270,7 +330,7 @@ def _config(library: Library, state: Mapping[str, Tensor], told: Mapping, asked:
         "prefix_positions": prefix == 0 or rows != patches,
         "head": "mlp" if "head.hidden.weight" in state else "linear",
     }
-    return ViTConfig(**(shape | tokens | told | {"image_size": _tidy(size)}))
+    return ViTConfig(**(shape | tokens | known | {"image_size": _tidy(size)}))
 
 
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
@@ -343,7 +403,7 @@ def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, 
         layer, _, leaf = name.rpartition(".")
         other = table.get(name) or (f"{table[layer]}.{leaf}" if layer in table else name)
         if other in result:
-            raise ValueError(f"{name} has the place of another tensor: both are {other} in a vitlite model")
+            raise ValueError(f"{name} and another tensor are both {other} in a vitlite model")
         result[other] = tensor
     return result
 

@@ -1,10 +1,12 @@
-"""timm's ``VisionTransformer`` and its distilled DeiT, both ways."""
+"""timm's ``VisionTransformer``, its distilled DeiT and the paper's R50 hybrid, in; the first two also out."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitlite.checks import Size, pair
 from vitlite.model import ViT
@@ -19,6 +21,7 @@ LIBRARY = Library(
             "cls_token": "class_token",
             "dist_token": "distillation_token",
             "reg_token": "registers",
+            "register_tokens": "late_registers",  # in DINOv2's own files
             "pos_embed": "position",
             "patch_embed.proj": "patch_embed.projection",
             "norm": "norm",
@@ -35,9 +38,22 @@ LIBRARY = Library(
             "attn.proj": "attention.projection",
             "mlp.fc1": "mlp.expand",
             "mlp.fc2": "mlp.contract",
+            "ls1": "scale1",
+            "ls2": "scale2",
+            "gamma_1": "scale1.weight",  # in DeiT III's own files
+            "gamma_2": "scale2.weight",
         },
     ),
 )
+# The paper's ResNet-50 in front: their names, and what is ours.
+R50 = {
+    r"^patch_embed\.backbone\.stem\.conv": "patch_embed.trunk.0",
+    r"^patch_embed\.backbone\.stem\.norm": "patch_embed.trunk.1",
+    r"^patch_embed\.backbone\.stages\.(\d)\.blocks": lambda stage: f"patch_embed.trunk.{5 + int(stage[1])}",
+    r"^(patch_embed\.trunk\.\d\.\d\.)norm": r"\1bn",
+    r"(\.downsample)\.conv": r"\1.0",
+    r"(\.downsample)\.norm": r"\1.1",
+}
 
 
 def from_timm(
@@ -53,14 +69,15 @@ def from_timm(
     """A ViT with the weights of timm's ``VisionTransformer`` or ``VisionTransformerDistilled`` (DeiT).
 
     Class token or average pooling, register tokens, prefix tokens with or without positions, and the norm before
-    or after pooling are taken over. The released weights of DeiT itself bear the same names.
+    or after pooling are taken over. Layer scale (DeiT III, DINOv2) goes into the layer in front of it. The released
+    weights of DeiT and DINOv2 themselves have the same names. Of the hybrids, those with the paper's ResNet-50 load.
 
     Args:
         source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.pth``, read with
             ``weights_only``).
         image_size: Another size of images in pixels; a multiple of the patch size. A state dict is taken to be made
             for square images; where its positions form no square, this says what it was made for.
-        num_classes: Another number of classes.
+        num_classes: Another number of classes; an encoder without a head gets a new one, for 1000 unless said.
         num_heads: Heads of the attention. A model tells it; for a state dict 64 channels a head are assumed (80 at
             width 1280).
         layer_norm_eps: Epsilon of the LayerNorms; as the model has it, or else 1e-6.
@@ -84,11 +101,22 @@ def from_timm(
     """
     state, model = shared.read(source)
     norm_after = any(name.startswith("fc_norm.") for name in state)
-    told = {"pool": "mean", "pool_norm": "after"} if norm_after else {"pool": "token"}
+    known = {"pool": "mean", "pool_norm": "after"} if norm_after else {"pool": "token"}
     if model is not None:
-        told |= _told(model)
-    told |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu, pool=pool)
-    return shared.assemble(LIBRARY, state, told, image_size, num_classes)
+        known |= _known(model)
+    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu, pool=pool)
+    return shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes)
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with our names for the ResNet-50 in front, and without the token that only pre-training uses."""
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, ours in R50.items():
+            name = re.sub(pattern, ours, name)
+        renamed[name] = tensor
+    renamed.pop("mask_token", None)
+    return renamed
 
 
 def to_timm(model: ViT) -> nn.Module:
@@ -136,14 +164,15 @@ def to_timm(model: ViT) -> nn.Module:
     return theirs.to(model.norm.weight).eval()
 
 
-def _told(model: nn.Module) -> dict:
-    """What a live model tells that its tensors do not."""
-    _expect(model, "VisionTransformer", "VisionTransformerDistilled")
-    _expect(model.patch_embed, "PatchEmbed")
+def _known(model: nn.Module) -> dict:
+    """What a live model says that its tensors do not."""
+    shared.refuse_names(LIBRARY, [name for name in shared.names_of(model) if "backbone" not in name])
+    _expect(model, "an encoder that norms before each branch", "VisionTransformer", "VisionTransformerDistilled")
+    _expect(model.patch_embed, "a projection of patches, of the image or of a feature map", "PatchEmbed", "HybridEmbed")
     for block in model.blocks:
-        _expect(block, "Block")
-        _expect(block.attn, "Attention")
-        _expect(block.mlp, "Mlp")
+        _expect(block, "one branch after another, each with its norm in front", "Block")
+        _expect(block.attn, "plain attention", "Attention")
+        _expect(block.mlp, "two linear layers with a GELU between them, no gate", "Mlp")
     distilled = hasattr(model, "head_dist")
     shared.refuse("ViTConfig cannot express", {
         f"global_pool={model.global_pool!r}": model.global_pool not in ("token", "avg"),
@@ -160,9 +189,10 @@ def _told(model: nn.Module) -> dict:
     }
 
 
-def _expect(module: nn.Module, *names: str) -> None:
+def _expect(module: nn.Module, what: str, *names: str) -> None:
     kind = type(module)
     if kind.__name__ not in names or kind.__module__.partition(".")[0] != "timm":
         raise ValueError(
-            f"ViTConfig cannot express a {kind.__module__}.{kind.__name__} here; expected timm's {' or '.join(names)}"
+            f"ViTConfig cannot express a {kind.__module__}.{kind.__name__} here; expected timm's {' or '.join(names)}: "
+            f"{what}"
         )

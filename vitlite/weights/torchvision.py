@@ -1,10 +1,9 @@
-"""torchvision's ``VisionTransformer``, both ways, and the weights that torchvision publishes for it."""
+"""torchvision's ``VisionTransformer``, both ways."""
 
 from __future__ import annotations
 
 from functools import partial
 
-import torch
 import torchvision
 from torch import nn
 
@@ -56,12 +55,7 @@ def from_torchvision(
     Args:
         source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.pth``, read with
             ``weights_only``).
-        image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes.
-        num_heads: Heads of the attention. A model tells it; for a state dict 64 channels a head are assumed, as in
-            Base and Large (80 at width 1280, Huge).
-        layer_norm_eps: Epsilon of the LayerNorms; as the model has it, or else 1e-6.
-        gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
+        image_size, num_classes, num_heads, layer_norm_eps, gelu: As for ``from_timm``.
 
     Returns:
         A new model whose logits equal torchvision's.
@@ -78,46 +72,13 @@ def from_torchvision(
         torch.Size([1, 5])
     """
     state, model = shared.read(source)
-    told = {}
+    known = {}
     if isinstance(model, torchvision.models.VisionTransformer):
         parts = {type(module): module for module in model.modules()}
-        told = {"image_size": model.image_size, "num_heads": parts[nn.MultiheadAttention].num_heads,
-                "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}
-    told |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
-    return shared.assemble(LIBRARY, state, told, image_size, num_classes)
-
-
-def from_pretrained(name: str, *, image_size: Size | None = None, num_classes: int | None = None) -> ViT:
-    """A ViT with the weights that torchvision publishes under a name; fetched once, then from torch's cache.
-
-    Args:
-        name: ``"vit_b_16"``, ``"vit_b_32"``, ``"vit_l_16"``, ``"vit_l_32"`` or ``"vit_h_14"``: torchvision's default
-            weights for it, trained on ImageNet-1k (1000 classes).
-        image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes.
-
-    Returns:
-        The model; ``torchvision.models.get_model_weights(name).DEFAULT`` has its classes and how to prepare images.
-
-    Raises:
-        ValueError: If torchvision knows no such ViT.
-        ConnectionError: If the weights are not in the cache and cannot be fetched.
-
-    Example:
-        >>> model = from_pretrained("vit_b_16")  # doctest: +SKIP
-    """
-    known = [known for known in torchvision.models.list_models() if known.startswith("vit_")]
-    if name not in known:
-        raise ValueError(f"name is {name!r}; torchvision publishes {', '.join(known)}")
-    published = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        state = published.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise ConnectionError(
-            f"could not fetch the weights of {name} from {published.url} ({error}); connect to the network, or put the "
-            f"file into {torch.hub.get_dir()}/checkpoints"
-        ) from error
-    return shared.assemble(LIBRARY, state, {}, image_size, num_classes)
+        known = {"image_size": model.image_size, "num_heads": parts[nn.MultiheadAttention].num_heads,
+                 "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}
+    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
+    return shared.assemble(LIBRARY, state, known, image_size, num_classes)
 
 
 def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:

@@ -1,23 +1,45 @@
-"""transformers' ViT and DeiT, in."""
+"""transformers' ViT, DeiT and DINOv2, in."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitlite.checks import Size
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library, Source
 
+BLOCK = {
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "layer_scale1": "scale1",
+    "layer_scale2": "scale2",
+    "attention.q_proj": "attention.query",
+    "attention.k_proj": "attention.key",
+    "attention.v_proj": "attention.value",
+    "attention.o_proj": "attention.projection",
+    "mlp.fc1": "mlp.expand",
+    "mlp.fc2": "mlp.contract",
+    "attention.attention.query": "attention.query",  # these before version 5, and in published files
+    "attention.attention.key": "attention.key",
+    "attention.attention.value": "attention.value",
+    "attention.output.dense": "attention.projection",
+    "intermediate.dense": "mlp.expand",
+    "output.dense": "mlp.contract",
+}
 LIBRARY = Library(
-    "a transformers ViT or DeiT",
+    "a transformers ViT, DeiT or DINOv2",
     "deit",
     shared.named(
         {
             "embeddings.cls_token": "class_token",
             "embeddings.distillation_token": "distillation_token",
+            "embeddings.register_tokens": "late_registers",
             "embeddings.position_embeddings": "position",
             "embeddings.patch_embeddings.projection": "patch_embed.projection",
             "layernorm": "norm",
@@ -27,31 +49,9 @@ LIBRARY = Library(
             "distillation_classifier": "distillation_head.out",
         },
         "layers.",
-        {
-            "layernorm_before": "norm1",
-            "layernorm_after": "norm2",
-            "attention.q_proj": "attention.query",
-            "attention.k_proj": "attention.key",
-            "attention.v_proj": "attention.value",
-            "attention.o_proj": "attention.projection",
-            "mlp.fc1": "mlp.expand",
-            "mlp.fc2": "mlp.contract",
-        },
+        BLOCK,
     )
-    | shared.named(  # before version 5, and in published files
-        {},
-        "encoder.layer.",
-        {
-            "layernorm_before": "norm1",
-            "layernorm_after": "norm2",
-            "attention.attention.query": "attention.query",
-            "attention.attention.key": "attention.key",
-            "attention.attention.value": "attention.value",
-            "attention.output.dense": "attention.projection",
-            "intermediate.dense": "mlp.expand",
-            "output.dense": "mlp.contract",
-        },
-    ),
+    | shared.named({}, "encoder.layer.", BLOCK),
 )
 
 GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
@@ -67,22 +67,17 @@ def from_transformers(
     layer_norm_eps: float | None = None,
     gelu: str | None = None,
 ) -> ViT:
-    """A ViT with the weights of transformers' ``ViTForImageClassification`` or one of its ``DeiTFor...`` models.
+    """A ViT with the weights of transformers' ViT, DeiT, DINOv2 or DINOv2 with registers.
 
     ``DeiTForImageClassificationWithTeacher`` has both heads; in ``DeiTForImageClassification`` no head reads
-    the distillation token, which makes it a register. ``ViTModel`` and ``DeiTModel`` have no head: pass
-    ``num_classes``.
+    the distillation token, which makes it a register. Layer scale goes into the layer in front of it. A model
+    without a head, such as ``Dinov2Model``, gets a new one.
 
     Args:
         source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.bin``, read with
             ``weights_only``), with the names of version 5 or the older ones of published files.
-        image_size: Another size of images in pixels; a multiple of the patch size. A state dict is taken to be made
-            for square images; where its positions form no square, this says what it was made for.
-        num_classes: Another number of classes.
-        num_heads: Heads of the attention. A model tells it; for a state dict 64 channels a head are assumed (80 at
-            width 1280).
-        layer_norm_eps: Epsilon of the LayerNorms; as the model has it, or else 1e-12.
-        gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
+        image_size, num_classes, num_heads, gelu: As for ``from_timm``.
+        layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
 
     Returns:
         A new model whose logits equal transformers'.
@@ -100,20 +95,36 @@ def from_transformers(
         3
     """
     state, model = shared.read(source)
-    state = {re.sub(r"^(vit|deit)\.", "", name): tensor for name, tensor in state.items()}
-    told = {"layer_norm_eps": 1e-12} if model is None else _told(model)
-    told |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
-    library = LIBRARY
-    if "classifier.weight" in state:  # one head alone
-        library = LIBRARY._replace(names={**LIBRARY.names, "embeddings.distillation_token": "registers"})
-    return shared.assemble(library, state, told, image_size, num_classes)
+    state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
+    scaled = any("layer_scale" in name for name in state)
+    known = {"layer_norm_eps": 1e-6 if scaled else 1e-12} if model is None else _known(model)
+    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
+    return shared.assemble(library_of(state), own_names(state), known, image_size, num_classes)
 
 
-def _told(model: nn.Module) -> dict:
-    """What a live model tells that its tensors do not."""
+def library_of(names: Iterable[str]) -> Library:
+    """The library's names and convention for a model with these tensors."""
+    names, library = set(names), LIBRARY
+    if "classifier.weight" in names:  # one head alone
+        library = library._replace(names={**library.names, "embeddings.distillation_token": "registers"})
+    if "embeddings.register_tokens" in names:  # of these models alone transformers resamples with antialiasing
+        library = library._replace(convention="timm")
+    return library
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state without the token that only pre-training uses."""
+    return {name: tensor for name, tensor in state.items() if name != "embeddings.mask_token"}
+
+
+def _known(model: nn.Module) -> dict:
+    """What a live model says that its tensors do not."""
+    shared.refuse_names(LIBRARY, shared.names_of(model))
     config = getattr(model, "config", None)
-    if getattr(config, "model_type", None) not in ("vit", "deit"):
-        raise ValueError(f"ViTConfig cannot express a {type(model).__name__}; expected a ViT or DeiT of transformers")
+    if getattr(config, "model_type", None) not in ("vit", "deit", "dinov2", "dinov2_with_registers"):
+        raise ValueError(
+            f"ViTConfig cannot express a {type(model).__name__}; expected a ViT, DeiT or DINOv2 of transformers"
+        )
     if config.hidden_act not in GELU:
         raise ValueError(f"ViTConfig cannot express hidden_act={config.hidden_act!r}; it knows the exact and tanh GELU")
     return {

@@ -416,10 +416,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 
 def test_the_root_is_the_argument_the_environment_or_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITLITE_DATA", "elsewhere")
-    assert datasets._data_root("here") == Path("here")
-    assert datasets._data_root(None) == Path("elsewhere")
+    assert datasets.data_root("here") == Path("here")
+    assert datasets.data_root(None) == Path("elsewhere")
     monkeypatch.delenv("VITLITE_DATA")
-    assert datasets._data_root(None) == Path(datasets.__file__).resolve().parents[2] / "data"
+    assert datasets.data_root(None) == Path(datasets.__file__).resolve().parents[2] / "data"
 
 
 def test_normalised_is_what_a_model_sees():
