@@ -7,12 +7,14 @@ weights as float16 in base64. Another network is one more entry in ``NETWORKS``.
 import base64
 import html
 import json
+import re
+import shutil
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from vitlite import ViT, analysis, weights
 from vitlite.data import augment, scenes
@@ -25,7 +27,13 @@ NETWORKS = {  # the checkpoint, and what the page calls the network; the first i
     "bias_resnet": "ResNet",
 }
 SCENES = 40  # the first so many test scenes
-STILL = 3  # the scene of the still picture
+STILL = 24  # the scene of the still picture
+ALONE = """<!doctype html>
+<html lang="en" data-theme="light">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Playground</title>
+<style>html[data-theme="dark"] {{ background: #14181e; color: #ced6dd }} body {{ font-family: sans-serif }}</style>
+<body>{body}</body>
+</html>"""
 
 
 def write(folder: Path) -> None:
@@ -44,6 +52,25 @@ def write(folder: Path) -> None:
                                             "bytes": packed(images.permute(0, 2, 3, 1).numpy()),
                                             "palette": packed(viridis)})
     (folder / "still.html").write_text(still(folder / "still.png", *files[next(iter(NETWORKS))]))
+
+
+def alone(folder: Path) -> Path:
+    """Make a page that holds the playground and nothing else, for tests and benchmarks, and return its path.
+
+    Args:
+        folder: Where to; what ``write`` made is used if it lies in ``_static/playground`` already.
+    """
+    static = folder / "_static/playground"
+    if not static.exists():
+        write(static)
+    shutil.copytree(ROOT / "book/_static/playground", static, dirs_exist_ok=True)
+    blocks = re.findall(r"```\{raw\} html\n(.*?)```", (ROOT / "book/playground.md").read_text(), re.DOTALL)
+    still_picture = (static / "still.html").read_text()
+    body = "".join(still_picture if block.startswith(":file:") else block for block in blocks)
+    page = folder / "book/playground.html"
+    page.parent.mkdir()
+    page.write_text(ALONE.format(body=body))
+    return page
 
 
 def read(path: Path) -> tuple[torch.nn.Module, dict]:
@@ -83,22 +110,21 @@ def still(path: Path, model: ViT, file: dict) -> str:
     grid = model.config.grid
     looks = analysis.class_attention(attention[-1:], grid, per_head=True)[0, 0]
     answer, share = scenes.CLASSES[shares.argmax()], f"{shares.max().item():.0%}"
-    figure, axes = plt.subplots(1, 2 + len(looks), figsize=(9, 1.9), layout="constrained",
-                                width_ratios=[1, 1.3, *[1] * len(looks)])
-    axes[0].imshow(image[0].permute(1, 2, 0))
+    figure = Figure(figsize=(9, 1.9), layout="constrained")
+    axes = figure.subplots(1, 2 + len(looks), width_ratios=[1, 1.3, *[1] * len(looks)])
+    axes[0].imshow(image[0].permute(1, 2, 0).numpy())
     axes[0].set_title("the picture", fontsize=9)
-    axes[1].barh(scenes.CLASSES, shares, color="#0072B2")
+    axes[1].barh(scenes.CLASSES, shares.numpy(), color="#0072B2")
     axes[1].invert_yaxis()
     axes[1].set(xlim=(0, 1), xticks=[0, 1], xticklabels=["0", "100 %"])
     axes[1].tick_params(labelsize=7)
     axes[1].set_title(f"{answer}: {share}", fontsize=9)
     for number, (ax, head) in enumerate(zip(axes[2:], looks, strict=True), 1):
-        ax.imshow(head, cmap="viridis")
+        ax.imshow(head.numpy(), cmap="viridis")
         ax.set_title(f"head {number}", fontsize=9)
     for ax in (axes[0], *axes[2:]):
         ax.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=150)
-    plt.close(figure)
     top = [divmod(head.argmax().item(), grid[1]) for head in looks]
     where = "; ".join(f"head {i} most at row {row + 1}, column {column + 1}"
                       for i, (row, column) in enumerate(top, 1))

@@ -43,9 +43,9 @@ globalThis.playground ??= {};
 
     // Take the state of the address after the #: a story, a link, or nothing.
     follow() {
-      const hash = decodeURIComponent(location.hash);
+      const { hash } = location;
       if (hash.slice(1) in playground.stories) return this.tell(hash.slice(1), 0);
-      if (!/^#./.test(hash) || (!hash.includes("=") && document.getElementById(hash.slice(1)))) return this.change("", this.state);
+      if (!hash || document.getElementById(hash.slice(1))) return this.change("", this.state);
       try {
         this.change("The state of your link", playground.parse(hash));
       } catch (error) {

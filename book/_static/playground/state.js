@@ -82,7 +82,7 @@ globalThis.playground ??= {};
       off: (text) => readOff(text, state),
       beside: (text) => (state.beside = oneOf(networks.slice(1).map(({ name }) => name))(text)),
     };
-    const parts = hash.replace(/^#/, "").split("&").map((part) => part.split("="));
+    const parts = hash.slice(1).split("&").map((part) => part.split("="));
     const [name, version] = parts.shift();
     if (name === "v" && version !== VERSION)
       throw new Error("This link was made by another version of this page, which cannot read it.");
