@@ -298,8 +298,12 @@ def test_a_link_leads_back_to_its_state(tab: Page) -> None:
             "&cover=00106060f0ec7c10&layer=2&token=17&light=rollout&positions=off&off=3,2.1,2.4&beside=bias_resnet")
     assert tab.evaluate("link => playground.format(playground.parse(link))", link) == link
     go(tab, link)
-    assert tab.locator(".pg-link").get_attribute("href") == link
     assert "link" in live(tab)
+    go(tab, "")
+    press(tab, "Link to this state")
+    assert tab.evaluate("location.hash") == link
+    tab.reload()
+    assert tab.evaluate("playground.format(playground.page.state)") == link
 
 
 @pytest.mark.parametrize(("link", "says"), [

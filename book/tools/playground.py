@@ -96,7 +96,7 @@ def packed(array: np.ndarray) -> str:
 
 def script(path: Path, name: str, value: dict) -> None:
     """Write a script that puts a value into the page's one global object."""
-    path.write_text("globalThis.playground ??= {};\nplayground.weights ??= {};\n"
+    path.write_text("var playground = globalThis.playground ?? {};\nplayground.weights ??= {};\n"
                     f"playground.{name} = {json.dumps(value, separators=(',', ':'))};\n")
 
 

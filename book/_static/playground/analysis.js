@@ -1,5 +1,5 @@
 // What is read off one forward pass of the ViT; the same definitions as in vitlite.analysis.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const { matmul, softmax, transpose } = playground;

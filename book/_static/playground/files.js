@@ -1,5 +1,5 @@
 // A picture of the reader's own becomes 32 × 32 pixels. It stays in the page.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const { SIDE } = playground;

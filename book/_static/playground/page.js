@@ -1,5 +1,5 @@
 // The page: it holds the state, lets the networks answer, draws what they say, and listens to mouse, touch and keys.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const { Bars, Distances, GRID, HEADS, LAYERS, Lens, Mark, PATCH, SIDE, TokenMap } = playground;
@@ -44,6 +44,7 @@ globalThis.playground ??= {};
     // Take the state of the address after the #: a story, a link, or nothing.
     follow() {
       const { hash } = location;
+      if (hash === playground.format(this.state) && this.answer) return;
       if (hash.slice(1) in playground.stories) return this.tell(hash.slice(1), 0);
       if (!hash || document.getElementById(hash.slice(1))) return this.change("", this.state);
       try {
@@ -177,7 +178,6 @@ globalThis.playground ??= {};
       this.layerOn.checked = !state.layersOff.has(state.layer);
       this.beside.value = state.beside;
       this.root.classList.toggle("pg-two", Boolean(state.beside));
-      this.link.href = state.scene === null ? "#" : playground.format(state);
       this.link.hidden = state.scene === null;
     }
 
@@ -319,7 +319,6 @@ globalThis.playground ??= {};
     choose(token) {
       this.state = { ...this.state, token };
       this.drawLooks();
-      this.link.href = playground.format(this.state);
       const maps = this.looks[this.state.light === "none" ? "mean" : this.state.light].map;
       const text = maps.canvas.getAttribute("aria-label").split(": ")[1];
       this.say(`${capital(text)} (layer ${this.state.layer + 1}, ${maps.label.toLowerCase()}).`);
@@ -443,20 +442,20 @@ globalThis.playground ??= {};
       const stage = make("div", { class: "pg-left" },
         make("div", { class: "pg-row pg-segments", role: "group", "aria-label": "Tool" }, ...this.tools),
         this.canvasBox, this.hint, this.swatches, actions);
-      const top = make("div", { class: "pg-top" }, this.buildVerdict(), stage, this.buildAnswer());
+      const top = make("div", { class: "pg-top" }, this.buildVerdict(), stage, this.buildAnswer(button));
       this.take("look");
       this.dip(this.colour);
       return top;
     }
 
-    buildAnswer() {
+    buildAnswer(button) {
       const { classes, networks } = playground.scenes, others = networks.slice(1);
       this.bars = new Bars(classes);
       this.beside = make("select", { change: () => this.change(this.beside.value ? "A second network" : "One network", { ...this.state, beside: this.beside.value }) },
         make("option", { value: "" }, "nothing"), ...others.map(({ name, label }) => make("option", { value: name }, label)));
       this.positions = make("input", { type: "checkbox", change: () =>
         this.change(`Positions ${this.positions.checked ? "on" : "off"}`, { ...this.state, positions: this.positions.checked }) });
-      this.link = make("a", { class: "pg-link" }, "Link to this state");
+      this.link = button("Link to this state", () => this.address(), { class: "pg-link" });
       return make("section", { class: "pg-answer", "aria-label": "What the network says" },
         this.bars.element,
         make("div", { class: "pg-row" }, make("label", {}, this.positions, " positions on"),
@@ -568,6 +567,13 @@ globalThis.playground ??= {};
       this.change(`Scene ${i + 1}`, { ...this.state, scene: i, turn, shift, order, covered });
     }
 
+    // Put the state into the address, and onto the clipboard where the browser lets us.
+    async address() {
+      location.hash = playground.format(this.state);
+      const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+      this.say(`The address of this page now leads to what you see${copied ? "; it is copied" : ""}.`);
+    }
+
     take(tool) {
       this.tool = tool;
       this.held = this.hover = null;
@@ -584,7 +590,7 @@ globalThis.playground ??= {};
     }
   }
 
-  const root = document.getElementById("playground");
+  const root = document.getElementById("playground-root");
   try {
     playground.page = new Page(root);
   } catch (error) {

@@ -1,5 +1,5 @@
 // Small parts of the page: elements, maps of token squares, bars, the plot of distances.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const { GRID, HEADS, LAYERS, PATCH, SIDE } = playground;

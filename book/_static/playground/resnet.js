@@ -1,6 +1,6 @@
 // The ResNet of He et al. (2016), Sec. 4.2, forward only, as vitlite/resnet.py builds it: a 3×3 convolution, three stages
 // of residual blocks, average pooling, one linear layer. A feature map is { values [side, side, C], side }.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const { Linear, matmul, readTensors } = playground;

@@ -1,7 +1,7 @@
 // What the page shows, as one small object; its form as a link; and what the edits make of a picture.
 //
 // The picture is turned and shifted first, then cut into 8 × 8 patches, then its patches are moved, then covered.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const SIDE = 32, PATCH = 4, GRID = 8, PATCHES = 64, LAYERS = 6, HEADS = 4, VERSION = "1";

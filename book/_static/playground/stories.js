@@ -1,6 +1,6 @@
 // Six short stories of three clicks. A step is a state, as a link, and what to see there. In braces stand what the
 // network answers, {answer} with {share}, and what the second network does, {otherAnswer} with {otherShare}.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const MIXED = "order=POnl_uNMj1xr-37XHs4cWRGaQvJwVepb9YAFdtiIUZCgkq65BTDzKL2E0yfo8hSm";

@@ -2,7 +2,8 @@
 //
 // Tensors are Float64Arrays, row by row. In double precision the order of additions does not matter here, so the
 // numbers agree with PyTorch's to far more digits than anybody looks at.
-globalThis.playground ??= {};
+// All scripts of the page share this one object. `var`, for an element with this id must not stand in its way.
+var playground = globalThis.playground ?? {};
 
 (() => {
   // float16, two bytes a number, to float64.

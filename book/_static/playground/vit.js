@@ -3,7 +3,7 @@
 // The same parts in the same order and under the same names as vitlite/model.py. T = 65 tokens: the class token and 64
 // patches; D = 96 is their width, h = 4 the number of heads. A tensor is a Float64Array, row by row; its shape stands
 // at the line.
-globalThis.playground ??= {};
+var playground = globalThis.playground ?? {};
 
 (() => {
   const { Linear, matmul, readTensors, softmax, transpose } = playground;
