@@ -446,7 +446,7 @@ def test_a_drawing_takes_the_brush_and_keys(tab: Page) -> None:
     press(tab, "blue")
     tab.mouse.move(*centre(tab, 9))
     tab.mouse.down()
-    tab.mouse.move(*centre(tab, 14), steps=12)
+    tab.mouse.move(*centre(tab, 14))
     tab.mouse.up()
     painted = (pixels(tab) == torch.tensor([0x2F, 0x6F, 0xC4], dtype=torch.uint8)[:, None, None]).all(0)
     assert painted[4:8, 6:26].any(0).all()
@@ -471,7 +471,7 @@ def test_scenes_are_chosen_by_click_and_arrow(tab: Page) -> None:
 
 def test_a_second_network_loads_when_it_is_asked_for(tab: Page, networks: dict) -> None:
     assert tab.evaluate("Object.keys(playground.weights)") == ["bias_vit"]
-    tab.get_by_label("beside it").select_option("ResNet")
+    tab.get_by_label("compare with").select_option("ResNet")
     tab.wait_for_function("playground.page.otherAnswer")
     logits = expected(networks["bias_resnet"], 24)["logits"]
     share = np.exp(logits).max() / np.exp(logits).sum()
@@ -536,8 +536,7 @@ def test_story_the_convolution_does_not_mind(tab: Page) -> None:
     plain, shifted, shuffled = told(tab, "play-shift")
     assert plain["answer"]["name"] == plain["other"]["name"] == shifted["other"]["name"] == "butterfly"
     assert shifted["answer"]["name"] != "butterfly"
-    assert shuffled["answer"]["name"] == "house"
-    assert shuffled["other"]["share"] < 0.6 < shuffled["answer"]["share"]
+    assert shuffled["answer"]["name"] == "fish" != shuffled["other"]["name"]
 
 
 def test_story_when_it_is_fooled(tab: Page) -> None:
@@ -648,7 +647,7 @@ def test_a_missing_second_network_gets_a_sentence(tab: Page, address: str, tmp_p
     shutil.copytree(Path(unquote(urlsplit(address).path)).parents[1], tmp_path, dirs_exist_ok=True)
     (tmp_path / "_static/playground/bias_resnet.js").write_text("playground.weights.bias_resnet = { kind: 'ResNet' };")
     tab.goto((tmp_path / "book/playground.html").as_uri())
-    tab.get_by_label("beside it").select_option("ResNet")
+    tab.get_by_label("compare with").select_option("ResNet")
     tab.wait_for_function("playground.page.live.textContent.includes('could not be loaded')")
 
 

@@ -36,6 +36,8 @@ var playground = globalThis.playground ?? {};
       const parts = this.build();
       this.follow();
       root.replaceChildren(...parts); // last: until all has gone well, the still picture stays
+      this.inView = null;
+      this.draw();
       addEventListener("hashchange", () => this.follow());
     }
 
@@ -167,6 +169,11 @@ var playground = globalThis.playground ?? {};
       this.bars.draw(0, this.shares);
       this.lensRows.draw(this.lens, playground.scenes.classes);
       this.drawLooks();
+      if (state.scene !== null && state.scene !== this.inView) {
+        this.inView = state.scene;
+        const { offsetLeft, offsetWidth, parentElement: strip } = this.thumbs[state.scene];
+        strip.scrollLeft = offsetLeft + offsetWidth / 2 - strip.clientWidth / 2;
+      }
       this.thumbs.forEach((thumb, i) => {
         thumb.setAttribute("aria-checked", String(i === state.scene));
         thumb.tabIndex = i === (state.scene ?? 0) ? 0 : -1;
@@ -307,12 +314,16 @@ var playground = globalThis.playground ?? {};
       const { left, top, width, height } = this.canvasBox.getBoundingClientRect();
       const x = event ? ((event.clientX - left) / width) * SIDE : ((at % GRID) + 0.5) * PATCH;
       const y = event ? ((event.clientY - top) / height) * SIDE : (Math.floor(at / GRID) + 0.5) * PATCH;
-      for (let row = 0; row < SIDE; row++)
-        for (let column = 0; column < SIDE; column++) {
-          const [dx, dy] = [Math.abs(column + 0.5 - x), Math.abs(row + 0.5 - y)];
-          if (event ? dx * dx + dy * dy < 2.6 : Math.max(dx, dy) < PATCH / 2)
-            this.own.set([red, green, blue], (row * SIDE + column) * 3);
-        }
+      const [oldX, oldY] = start ? [x, y] : this.painted, steps = Math.ceil(Math.hypot(x - oldX, y - oldY)) || 1;
+      this.painted = [x, y];
+      for (let step = 1; step <= steps; step++) // a quick hand leaves no gaps
+        for (let row = 0; row < SIDE; row++)
+          for (let column = 0; column < SIDE; column++) {
+            const dx = Math.abs(column + 0.5 - oldX - ((x - oldX) * step) / steps);
+            const dy = Math.abs(row + 0.5 - oldY - ((y - oldY) * step) / steps);
+            if (event ? dx * dx + dy * dy < 2.6 : Math.max(dx, dy) < PATCH / 2)
+              this.own.set([red, green, blue], (row * SIDE + column) * 3);
+          }
       this.change("Painted", { ...this.state }, false);
     }
 
@@ -326,6 +337,7 @@ var playground = globalThis.playground ?? {};
 
     point(event) {
       const at = patchAt(event, this.canvasBox), down = event.type === "pointerdown";
+      if (down && event.button) return; // not the first button
       if (down) this.canvasBox.setPointerCapture(event.pointerId);
       this.cursor = null;
       if (this.tool === "swap") {
@@ -335,7 +347,7 @@ var playground = globalThis.playground ?? {};
         return this.drawLooks();
       }
       if (event.type === "pointerup") return;
-      if (down || event.buttons) this.act(at, down, event);
+      if (down || event.buttons & 1) this.act(at, down, event);
       else if (this.tool === "look" && event.pointerType === "mouse") {
         this.hover = at;
         this.drawLooks();
@@ -419,6 +431,7 @@ var playground = globalThis.playground ?? {};
           this.hover = null;
           this.drawLooks();
         },
+        pointercancel: () => (this.held = null),
       }, this.canvas, this.light, make("span", { class: "pg-grid" }), this.mark.element, this.cursorMark.element, this.heldMark.element);
       for (const name of ["pointerdown", "pointermove", "pointerup"])
         this.canvasBox.addEventListener(name, (event) => this.point(event));
@@ -459,7 +472,7 @@ var playground = globalThis.playground ?? {};
       return make("section", { class: "pg-answer", "aria-label": "What the network says" },
         this.bars.element,
         make("div", { class: "pg-row" }, make("label", {}, this.positions, " positions on"),
-          make("label", {}, "beside it ", this.beside), this.link),
+          make("label", {}, "compare with ", this.beside), this.link),
         this.live);
     }
 

@@ -10,7 +10,7 @@ var playground = globalThis.playground ?? {};
       title: "An image is a sequence",
       steps: [
         ["#v=1&scene=18", "The network cuts this picture into 64 squares and reads them as a list, row by row. It says {answer}, {share}."],
-        ["#v=1&scene=18&cover=00001f0000070000", "Eight squares are grey now. They are still in the list, but say nothing. {answer}, {share}."],
+        ["#v=1&scene=18&cover=00001f0000070000", "Eight squares are grey now. They stay in the list, but hold nothing any more. {answer}, {share}."],
         [`#v=1&scene=18&${MIXED}`, "The same 64 squares, dealt out anew. You have lost the house. The network says {answer}, {share}: most of what it uses is inside the squares."],
       ],
     },
@@ -25,8 +25,8 @@ var playground = globalThis.playground ?? {};
     "play-look": {
       title: "Where it looks",
       steps: [
-        ["#v=1&scene=25&layer=1&token=36&light=mean", "A square of the mushroom's cap asks: who matters to me? In layer 1 the lit squares answer, here as the mean of four heads."],
-        ["#v=1&scene=25&layer=6&token=37&light=mean", "Five layers on, another square of the cap asks. Compare the four heads below: each has learned to ask something else."],
+        ["#v=1&scene=25&layer=1&token=29&light=mean", "A square of the mushroom’s cap asks: who matters to me? In layer 1 the lit squares answer, here as the mean of four heads."],
+        ["#v=1&scene=25&layer=6&token=29&light=mean", "Five layers on, the same square asks again. Look at the four heads below: do they agree?"],
         ["#v=1&scene=25&layer=6&light=rollout", "The class token asks: it collects the answer. Rollout follows its attention back through all six layers to the squares. {answer}, {share}."],
       ],
     },
@@ -42,8 +42,8 @@ var playground = globalThis.playground ?? {};
       title: "The convolution does not mind",
       steps: [
         ["#v=1&scene=33&beside=bias_resnet", "Two networks of equal size see one picture. The ViT says {answer}, {share}; the ResNet says {otherAnswer}, {otherShare}."],
-        ["#v=1&scene=33&shift=1,0&beside=bias_resnet", "The picture moves right by one pixel. The ViT says {answer}, {share}: every square has a new content. The ResNet slides along: {otherAnswer}, {otherShare}."],
-        [`#v=1&scene=18&${MIXED}&beside=bias_resnet`, "Shuffled squares turn the tables. The ViT says {answer}, {share}. The ResNet looks for outlines, and there are none: {otherAnswer}, {otherShare}."],
+        ["#v=1&scene=33&shift=1,0&beside=bias_resnet", "The picture moves right by one pixel. The ViT says {answer}, {share}: every square has new content. The ResNet slides along: {otherAnswer}, {otherShare}."],
+        [`#v=1&scene=31&${MIXED}&beside=bias_resnet`, "Shuffled squares turn the tables. This was a fish. The ViT says {answer}, {share}. The ResNet is built on pixels that lie side by side: {otherAnswer}, {otherShare}."],
       ],
     },
     "play-fooled": {
