@@ -13,7 +13,10 @@ var playground = globalThis.playground ?? {};
     swap: ["Swap", "Drag one patch onto another. Keys: arrows; Space takes one, Space again puts it down."],
     draw: ["Draw", "Paint with the brush on what you see. Keys: arrows, then Space fills a patch."],
   };
-  const COLOURS = { black: "#111111", white: "#ffffff", red: "#d03c2c", orange: "#e8862a", yellow: "#e8cf3a", green: "#3f9b4b", blue: "#2f6fc4", violet: "#8b4fb0" };
+  const COLOURS = {
+    black: "#111111", white: "#ffffff", red: "#d03c2c", orange: "#e8862a", yellow: "#e8cf3a", green: "#3f9b4b",
+    blue: "#2f6fc4", violet: "#8b4fb0",
+  };
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
   class Page {
@@ -136,7 +139,8 @@ var playground = globalThis.playground ?? {};
         this.drawVerdict(1, this.label(name), this.otherAnswer);
         this.tellAgain();
         const { name: answer, share } = this.otherAnswer;
-        this.live.textContent = this.story ? this.storySentence() : `${this.spoken} ${this.label(name)}: ${answer}, ${percent(share)}.`;
+        const more = `${this.label(name)}: ${answer}, ${percent(share)}.`;
+        this.live.textContent = this.story ? this.storySentence() : `${this.spoken} ${more}`;
       }, 40);
     }
 
@@ -147,7 +151,8 @@ var playground = globalThis.playground ?? {};
     load(name) {
       if (this.models[name]) return Promise.resolve();
       return new Promise((resolve, reject) => {
-        const failed = () => reject(new Error(`The ${this.label(name)} could not be loaded: its file ${name}.js is missing or damaged.`));
+        const failed = () => reject(new Error(
+          `The ${this.label(name)} could not be loaded: its file ${name}.js is missing or damaged.`));
         const script = make("script", { src: `${HERE}${name}.js`, error: failed, load: () => {
           try {
             const file = playground.weights[name];
@@ -432,19 +437,23 @@ var playground = globalThis.playground ?? {};
           this.drawLooks();
         },
         pointercancel: () => (this.held = null),
-      }, this.canvas, this.light, make("span", { class: "pg-grid" }), this.mark.element, this.cursorMark.element, this.heldMark.element);
+      }, this.canvas, this.light, make("span", { class: "pg-grid" }), this.mark.element, this.cursorMark.element,
+      this.heldMark.element);
       for (const name of ["pointerdown", "pointermove", "pointerup"])
         this.canvasBox.addEventListener(name, (event) => this.point(event));
       this.hint = make("p", { class: "pg-hint" });
       this.tools = Object.entries(TOOLS).map(([tool, [text]]) => button(text, () => this.take(tool), { value: tool }));
       const shift = (text, name, right, down) => button(text, () =>
-        this.change(`Shifted ${name} by one pixel`, playground.shifted(this.state, right, down)), { "aria-label": `Shift ${name} by one pixel`, class: "pg-arrow" });
+        this.change(`Shifted ${name} by one pixel`, playground.shifted(this.state, right, down)),
+      { "aria-label": `Shift ${name} by one pixel`, class: "pg-arrow" });
       const actions = make("div", { class: "pg-row", role: "group", "aria-label": "Change the picture" },
         button("Shuffle", () => this.change("Shuffled all patches", playground.shuffled(this.state))),
         button("Rotate", () => this.change("Turned by a quarter", { ...this.state, turn: (this.state.turn + 1) % 4 })),
-        make("span", { class: "pg-arrows" }, shift("←", "left", -1, 0), shift("↑", "up", 0, -1), shift("↓", "down", 0, 1), shift("→", "right", 1, 0)),
+        make("span", { class: "pg-arrows" }, shift("←", "left", -1, 0), shift("↑", "up", 0, -1),
+          shift("↓", "down", 0, 1), shift("→", "right", 1, 0)),
         button("Undo", () => this.undo()),
-        button("Reset", () => this.change("As at first", { ...playground.fresh(), scene: this.state.scene, beside: this.state.beside })));
+        button("Reset", () => this.change("As at first",
+          { ...playground.fresh(), scene: this.state.scene, beside: this.state.beside })));
       this.swatches = make("div", { class: "pg-row pg-swatches", role: "group", "aria-label": "Colour of the brush" },
         ...Object.entries(COLOURS).map(([name, colour]) =>
           button("", () => this.dip(colour), { value: colour, "aria-label": name, style: `--swatch: ${colour}` })),
@@ -464,8 +473,11 @@ var playground = globalThis.playground ?? {};
     buildAnswer(button) {
       const { classes, networks } = playground.scenes, others = networks.slice(1);
       this.bars = new Bars(classes);
-      this.beside = make("select", { change: () => this.change(this.beside.value ? "A second network" : "One network", { ...this.state, beside: this.beside.value }) },
-        make("option", { value: "" }, "nothing"), ...others.map(({ name, label }) => make("option", { value: name }, label)));
+      const options = [{ name: "", label: "nothing" }, ...others];
+      this.beside = make("select", { change: () => {
+        const beside = this.beside.value;
+        this.change(beside ? "A second network" : "One network", { ...this.state, beside });
+      } }, ...options.map(({ name, label }) => make("option", { value: name }, label)));
       this.positions = make("input", { type: "checkbox", change: () =>
         this.change(`Positions ${this.positions.checked ? "on" : "off"}`, { ...this.state, positions: this.positions.checked }) });
       this.link = button("Link to this state", () => this.address(), { class: "pg-link" });
@@ -544,7 +556,8 @@ var playground = globalThis.playground ?? {};
         make("div", { class: "pg-row" }, make("span", {}, "Layer"),
           make("span", { class: "pg-segments", role: "group", "aria-label": "Layer" }, ...this.layers),
           make("label", {}, this.layerOn, " layer on"), this.classToken),
-        make("p", { class: "pg-hint" }, "Asking: ", this.asks, ". The brighter a square, the more it counts. A map’s name lights the picture by it."),
+        make("p", { class: "pg-hint" }, "Asking: ", this.asks,
+          ". The brighter a square, the more it counts. A map’s name lights the picture by it."),
         make("div", { class: "pg-maps" }, ...Object.values(this.looks).map(({ box }) => box)));
     }
 
@@ -563,7 +576,8 @@ var playground = globalThis.playground ?? {};
       this.distances = new Distances();
       this.cosine = new TokenMap("Cosine of patch states", (at) => this.choose(at + 1));
       this.cosineText = make("span", { class: "pg-small" });
-      const chart = (title, text, ...parts) => make("section", { "aria-label": title }, make("h2", {}, title), make("p", { class: "pg-hint" }, text), ...parts);
+      const chart = (title, text, ...parts) => make("section", { "aria-label": title },
+        make("h2", {}, title), make("p", { class: "pg-hint" }, text), ...parts);
       return make("div", { class: "pg-charts" },
         chart("When it makes up its mind", "The head, applied to the class token after each layer: the logit lens.", this.lensRows.element),
         chart("How far each head looks", "Pixels, by layer, in this picture. Dashed: looking everywhere alike.", this.distances.element),

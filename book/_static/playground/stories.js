@@ -10,14 +10,14 @@ var playground = globalThis.playground ?? {};
       title: "An image is a sequence",
       steps: [
         ["#v=1&scene=18", "The network cuts this picture into 64 squares and reads them as a list, row by row. It says {answer}, {share}."],
-        ["#v=1&scene=18&cover=00001f0000070000", "Eight squares are grey now. They stay in the list, but hold nothing any more. {answer}, {share}."],
+        ["#v=1&scene=18&cover=00001f0000070000", "Eight squares are grey now. They stay in the list, but hold nothing any more. The network says {answer}, {share}."],
         [`#v=1&scene=18&${MIXED}`, "The same 64 squares, dealt out anew. You have lost the house. The network says {answer}, {share}: most of what it uses is inside the squares."],
       ],
     },
     "play-order": {
       title: "Without positions, order is nothing",
       steps: [
-        ["#v=1&scene=4&positions=off", "Positions are switched off: no square knows where it lies. {answer}, {exact}."],
+        ["#v=1&scene=4&positions=off", "Positions are switched off: no square knows where it lies. The network says {answer}, {exact}."],
         [`#v=1&scene=4&positions=off&${MIXED}`, "All squares are shuffled, and every digit stays: {answer}, {exact}. Attention alone sees a bag of squares."],
         [`#v=1&scene=4&${MIXED}`, "Positions are back, and the number moves: {answer}, {exact}. Now the order counts, though for this network only a little."],
       ],
@@ -27,7 +27,7 @@ var playground = globalThis.playground ?? {};
       steps: [
         ["#v=1&scene=25&layer=1&token=29&light=mean", "A square of the mushroom’s cap asks: who matters to me? In layer 1 the lit squares answer, here as the mean of four heads."],
         ["#v=1&scene=25&layer=6&token=29&light=mean", "Five layers on, the same square asks again. Look at the four heads below: do they agree?"],
-        ["#v=1&scene=25&layer=6&light=rollout", "The class token asks: it collects the answer. Rollout follows its attention back through all six layers to the squares. {answer}, {share}."],
+        ["#v=1&scene=25&layer=6&light=rollout", "The class token asks: it collects the answer. Rollout follows its attention back through all six layers to the squares. It says {answer}, {share}."],
       ],
     },
     "play-decides": {
@@ -51,7 +51,7 @@ var playground = globalThis.playground ?? {};
       steps: [
         ["#v=1&scene=32&beside=bias_resnet", "A duck in the green of a fir. The ViT says {answer}, {share}. The ResNet says {otherAnswer}, {otherShare}."],
         ["#v=1&scene=32&shift=0,-1&beside=bias_resnet", "One pixel up, and the ViT says {answer}, {share}. An answer that hangs on one pixel is a guess."],
-        ["#v=1&scene=40&light=mean&beside=bias_resnet", "A star in the same green: {answer}, {share}. The lens below shows layer by layer how it makes up its mind."],
+        ["#v=1&scene=40&light=mean&beside=bias_resnet", "A star in the same green. The ViT says {answer}, {share}. The lens below shows layer by layer how it makes up its mind."],
       ],
     },
   };
