@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import playground
 from execute import run_chapters
 from vendor import scripts
 from workers import workers
@@ -31,6 +32,7 @@ def stage() -> None:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, SOURCE)
     shutil.copytree(scripts(), SOURCE / "book/_static/vendor")
+    playground.write(SOURCE / "book/_static/playground")
 
 
 def build() -> int:
