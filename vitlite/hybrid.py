@@ -39,10 +39,11 @@ class Stem(nn.Module):
     def __init__(self, spec: dict, layers: nn.Sequential, channels: int, map_patch: int = 1) -> None:
         super().__init__()
         checks.at_least(1, embed_dim=spec["embed_dim"], map_patch=map_patch)
-        self.spec = spec
+        self.spec, self.checks_input = spec, True
         self.patch_size = spec["stride"] * map_patch
         self.trunk = initialise(layers)
         self.patches = PatchEmbed(map_patch, channels, spec["embed_dim"])
+        self.patches.checks_input = False  # its map comes from the trunk
         nn.init.normal_(self.patches.projection.weight, std=self.patches.projection.in_features**-0.5)
         nn.init.zeros_(self.patches.projection.bias)
 
@@ -53,8 +54,9 @@ class Stem(nn.Module):
             ValueError: If the images have other axes or channels, or the patch size does not divide their sides.
             TypeError: If they are not floating point.
         """
-        checks.images(images, self.spec["in_channels"])
-        checks.divides(images.shape[2:], (self.patch_size, self.patch_size))
+        if self.checks_input:
+            checks.images(images, self.spec["in_channels"])
+            checks.divides(images.shape[2:], (self.patch_size, self.patch_size))
         return self.trunk(images)
 
     def forward(self, images: Tensor) -> Tensor:
