@@ -157,3 +157,11 @@ def test_its_cells_are_short(chapter: nbformat.NotebookNode) -> None:
 def test_it_is_small(chapter: nbformat.NotebookNode) -> None:
     size = chapter.path.stat().st_size / MEGABYTE
     assert size < 1.5, f"{chapter.path.name} has {size:.1f} MB; draw fewer pixels or colours"
+
+
+def test_chapter_0_prints_the_file_that_it_uses() -> None:
+    chapter = nbformat.read(ROOT / "notebooks/00_one_page.ipynb", as_version=4)
+    prose = "\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
+    printed = "\n\n\n".join(block.strip("\n") for block in re.findall(r"```python\n(.*?)\n```", prose, re.DOTALL))
+    _, _, file = (ROOT / "notebooks/vit.py").read_text(encoding="utf-8").partition('"""\n\n')
+    assert printed == file.rstrip("\n")

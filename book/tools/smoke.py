@@ -55,7 +55,7 @@ def main() -> None:
         work.mkdir()
         tiny_cifar10(data / "cifar10.npz")
         settings = {"VITLITE_SCALE": "full", "VITLITE_SMOKE": "1", "VITLITE_DATA": str(data), "MPLBACKEND": "Agg"}
-        environment = {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(ROOT), str(CHAPTERS)])}
         for name in chosen:
             print(f"  {name:<32}", end="", flush=True)
             path = work / f"{name}.py"
