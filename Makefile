@@ -64,7 +64,7 @@ lint: $(INSTALLED) ## check the code's style
 
 benchmark: $(INSTALLED) ## time the library beside four others; about 14 minutes on two idle cores, writes data/records
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
-	@for name in analysis attention input model training; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in analysis attention browser input model training; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## remove what was built (the virtual environment stays)
 	rm -rf _build .pytest_cache .ruff_cache *.egg-info

@@ -4,7 +4,7 @@ Question:    Is the model in the page fast enough to follow a hand, and how far 
 Expectation: Yes: a whole update, which is the forward pass, every map, the lens and the drawing, takes at most 60 ms in
              headless Chromium and at most 250 ms on a processor a quarter as fast. PyTorch's forward pass alone, in
              float32 on one thread, is some five times as fast as the page's.
-Command:     python benchmarks/browser.py
+Command:     python -m benchmarks.browser
 Cost:        About a minute and 1 GB of memory. Leave the machine alone meanwhile.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 from playwright.sync_api import Page, sync_playwright
-from shared import interleaved, main, spread
 
+from benchmarks.shared import interleaved, main, spread
 from vitlite.data import augment
 
 ROOT = Path(__file__).resolve().parents[1]
