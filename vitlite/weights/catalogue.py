@@ -7,8 +7,8 @@ import importlib.metadata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torchvision
@@ -29,7 +29,8 @@ TIMM = ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "vit_base_patch16_224.augre
         "vit_small_patch14_reg4_dinov2.lvd142m")
 
 
-class Published(NamedTuple):
+@dataclass(frozen=True)
+class Published:
     """What is known of published weights before they are loaded.
 
     Attributes:
