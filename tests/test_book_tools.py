@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -89,12 +90,18 @@ def test_stamping_puts_the_cell_first_once() -> None:
 # ---------------------------------------------------------------- running a chapter
 
 
+def run(notebook: nbformat.NotebookNode) -> None:
+    """Run a notebook as ``run_chapters`` does: in a thread that has no event loop yet (a browser's may run in ours)."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(execute.execute, notebook).result()
+
+
 def test_running_twice_gives_the_same_bytes() -> None:
     source = "import ipywidgets\nipywidgets.IntSlider()"
     written = []
     for _ in range(2):
         notebook = notebook_of(cells=[code_cell(source), code_cell(source), code_cell("print(1)\nprint(2)")])
-        execute.execute(notebook)
+        run(notebook)
         written.append(nbformat.writes(execute.tidy(notebook)))
     assert written[0] == written[1]
     cells = nbformat.reads(written[0], as_version=4).cells
@@ -107,14 +114,14 @@ def test_chapters_run_at_quick_scale_on_the_cpu(monkeypatch: pytest.MonkeyPatch)
     notebook = notebook_of(
         cells=[code_cell("import os; os.environ['VITLITE_SCALE'], os.environ['CUDA_VISIBLE_DEVICES']")]
     )
-    execute.execute(notebook)
+    run(notebook)
     assert notebook.cells[0].outputs[0].data["text/plain"] == "('quick', '')"
 
 
 def test_a_failing_cell_is_named() -> None:
     notebook = notebook_of(cells=[code_cell("1"), code_cell("1 / 0")])
     with pytest.raises(execute.ChapterError, match=r"cell 2 of 2: (.|\n)*ZeroDivisionError: division by zero"):
-        execute.execute(notebook)
+        run(notebook)
 
 
 def test_tidying_leaves_nothing_that_changes_from_run_to_run() -> None:

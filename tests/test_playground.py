@@ -130,13 +130,16 @@ def expected(network: tuple[torch.nn.Module, dict], scene: int, positions: bool 
             z = states[-1] if number in layers_off else z
             states.append(z)
             maps.append(attention)
+        def logits(state: torch.Tensor) -> torch.Tensor:
+            return model.head(model.norm(state)[:, 0])
+
         on = [[head for head in range(4) if head not in (heads_off or {}).get(number, ())] for number in range(6)]
         used = [attention[:, on[number]].mean(1, keepdim=True) for number, attention in enumerate(maps)
                 if number not in layers_off]
         values = {
-            "logits": model._logits(model._final(z)),
+            "logits": logits(z),
             "attention": torch.stack(maps),
-            "lens": torch.stack([model._logits(model._final(state)).softmax(-1) for state in states]),
+            "lens": torch.stack([logits(state).softmax(-1) for state in states]),
             "rollout": rollouts(used, layers_off),
             "distance": analysis.mean_attention_distance(maps, (8, 8), 4),
             "cosine": torch.cosine_similarity(z[0, 9:10], z[0], dim=-1),
