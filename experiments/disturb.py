@@ -90,16 +90,16 @@ def disturbed(
     """
     plain = predictions(model, test)
 
-    def told(images: Tensor, **where) -> dict:
+    def measured(images: Tensor, **change) -> dict:
         given = predictions(model, dataclasses.replace(test, images=images))
-        return where | {"accuracy": _share(given == test.labels), "consistency": _share(given == plain)}
+        return change | {"accuracy": _share(given == test.labels), "consistency": _share(given == plain)}
 
     tile = config["vit"]["patch_size"]
     return {
-        "shift": [told(images, **where) for where, images in shifted],
-        "shuffle": [told(shuffle(test.images, side, _random(), each), tile=side, each=each)
+        "shift": [measured(images, **where) for where, images in shifted],
+        "shuffle": [measured(shuffle(test.images, side, _random(), each), tile=side, each=each)
                     for side in config["tiles"] for each in (False, True)],
-        "cover": [told(cover(test.images, share, tile, test.mean, _random()), share=share)
+        "cover": [measured(cover(test.images, share, tile, test.mean, _random()), share=share)
                   for share in config["covered"]],
     }
 

@@ -106,7 +106,7 @@ def run(
     experiment = find(name)
     if scale not in experiment.SCALES:
         raise ValueError(f"scale is {scale!r}; {name} runs at {', '.join(experiment.SCALES)}")
-    config, told = experiment.SCALES[scale], card(experiment)
+    config, entries = experiment.SCALES[scale], card(experiment)
     command = f"python -m experiments {name} --scale {scale}"
     fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     place = work / f"{name}-{scale}-{fingerprint}"  # another configuration does not resume this one
@@ -124,7 +124,7 @@ def run(
     runs = _finish(experiment, config, seeds, place, there, jobs, 60 * minutes)
     if not runs:
         raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
-    record = {"name": name, "question": told["question"], "expectation": told["expectation"], "command": command,
+    record = {"name": name, "question": entries["question"], "expectation": entries["expectation"], "command": command,
               "scale": scale, "config": config, "dataset": experiment.DATASET,
               "runs": runs, "summary": experiment.summarise(runs),
               **records.provenance(config.get("device", "cpu"))}
@@ -178,17 +178,17 @@ def _finish(
         left = (time.perf_counter() - began) / count * (len(todo) - count)
         print(f"{len(wanted) - len(todo) + count} of {len(wanted)} runs made: {_short(point)}; "
               f"about {_duration(left)} left", file=sys.stderr, flush=True)
-    mine = {_short(run["point"]): run for run in made}  # a run that is both noted and recorded counts once
-    runs = [mine[_short(point)] for point in points if _short(point) in mine]
+    by_point = {_short(run["point"]): run for run in made}  # a run that is both noted and recorded counts once
+    runs = [by_point[_short(point)] for point in points if _short(point) in by_point]
     return [run["point"] | {key: value for key, value in run.items() if key != "point"} for run in runs]
 
 
 def _stamp(config: dict) -> dict:
-    told = records.provenance(config.get("device", "cpu"))
-    hardware = told["hardware"]
+    made = records.provenance(config.get("device", "cpu"))
+    hardware = made["hardware"]
     reduced = autocast_dtype(torch.device(hardware["device"])) or torch.float32
-    return {"date": told["date"], "processor": hardware.get("gpu", hardware["processor"]),
-            "precision": str(reduced).removeprefix("torch."), "commit": told["commit"]}
+    return {"date": made["date"], "processor": hardware.get("gpu", hardware["processor"]),
+            "precision": str(reduced).removeprefix("torch."), "commit": made["commit"]}
 
 
 def _results(

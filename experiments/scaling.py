@@ -26,12 +26,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from experiments import records
-from experiments.measure import best, loaded, trained, tuned, usual_recipe
+from experiments.measure import best, loaded, trained, tried, tuned, usual_recipe
 from experiments.statistics import grouped, interval, paired
 from vitlite import ViT, ViTConfig, checks, plots
 from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet, ResNetConfig
-from vitlite.train import Trainer
 
 __all__ = ["DATASET", "SCALES", "build", "frontier", "points", "run", "search", "show", "summarise"]
 
@@ -175,16 +174,9 @@ def search(place: dict, config: dict, work: Path) -> dict[str, float]:
 
     def trial(rate: float) -> float:
         recipe = _recipe(config, config["search_steps"], rate)
-        trainer = Trainer(build(place, config, seed=0), recipe, device=config["device"])
-        try:
-            return trainer.fit(loaded(**config["data"]))["val_accuracy"][-1]
-        except FloatingPointError:  # too high a rate: the loss was no longer finite
-            return 0.0
+        return tried(build(place, config, seed=0), loaded(**config["data"]), recipe, config["device"])
 
-    found: dict[str, float] = {}
-    for rate in config["learning_rates"]:  # a file each, so that little is lost when a trial is interrupted
-        found |= tuned([rate], trial, work / f"{_file(place)}-rate{rate}.json")
-    return found
+    return tuned(config["learning_rates"], trial, work / f"{_file(place)}-search.json")
 
 
 def _file(place: dict) -> str:
