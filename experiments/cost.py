@@ -106,7 +106,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def show(record: dict, what: str) -> str | Figure:
-    """The record as chapters 1 and 3 show it.
+    """The record as chapters 1 and 2 show it.
 
     Args:
         record: The record ``cost``.

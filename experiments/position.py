@@ -138,7 +138,7 @@ PAPER = {"none": 0.61382, "learned-1d": 0.64206, "learned-2d": 0.64001, "relativ
 
 
 def show(record: dict, what: str) -> str:
-    """The record as chapter 2 shows it, as Markdown.
+    """The record as chapter 3 shows it, as Markdown.
 
     Args:
         record: The record ``position``.

@@ -1,7 +1,7 @@
 """Run chapters from their first cell to their last, and store what they show.
 
     python book/tools/execute.py                     every chapter, in place
-    python book/tools/execute.py 03_attention        one of them
+    python book/tools/execute.py 02_attention        one of them
     python book/tools/execute.py --into FOLDER       leave the chapters alone, write the run ones there
 
 Chapters run at the same time, one on each core, each with one thread: so what a chapter computes does not depend on how

@@ -1,7 +1,7 @@
 """Run every chapter as a plain script at full scale, cut to two steps on tiny data, so that the full path cannot rot.
 
     python book/tools/smoke.py                 every chapter
-    python book/tools/smoke.py 03_attention    one of them
+    python book/tools/smoke.py 02_attention    one of them
 
 Uses a GPU where there is one. Two steps teach nothing, so the chapters' own assertions are not evaluated.
 """
