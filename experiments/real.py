@@ -1,0 +1,88 @@
+"""The published ViT that the chapters look into, and the photographs that they show it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlite import ViT, checks, weights
+from vitlite.checks import Size
+
+__all__ = ["NAME", "PHOTOGRAPHS", "model", "normalised", "photograph", "standing_out"]
+
+NAME = "dinov2-s14-focus"  # in ``weights.published()``
+
+# The photographs of scikit-image that the pages show, all CC0 or in the public domain, with whom to thank.
+PHOTOGRAPHS = {
+    "cat": "Chelsea, by Stéfan van der Walt",
+    "astronaut": "Eileen Collins, by NASA",
+    "coffee": "by Rachel Michetti, courtesy of Pikolo Espresso Bar",
+    "rocket": "the launch of DSCOVR, by SpaceX",
+}
+
+
+def model(image_size: Size = 224) -> ViT | None:
+    """The published ViT for images of a size that its patches of 14 divide, ready to look into.
+
+    Returns:
+        A ViT in evaluation mode, whose head is zeros; or None, after a line that says how to get the file, where it
+        cannot be had.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that the head is new and the positions are resampled
+        try:
+            return weights.from_pretrained(NAME, image_size=image_size).eval()
+        except (FileNotFoundError, ImportError) as error:
+            print(error)
+            return None
+
+
+def photograph(name: str, size: tuple[int, int] = (336, 504)) -> Tensor:
+    """A photograph in RGB, float ``[1, 3, H, W]`` from 0 to 1: the largest part of the wanted shape from its middle,
+    resized.
+
+    Args:
+        name: One of ``PHOTOGRAPHS``.
+        size: Height and width wanted, in pixels.
+    """
+    from skimage import data
+
+    checks.choice(PHOTOGRAPHS, name=name)
+    image = torch.from_numpy(getattr(data, name)()).permute(2, 0, 1)[None] / 255
+    height, width = image.shape[2:]
+    scale = min(height / size[0], width / size[1])
+    rows, columns = round(scale * size[0]), round(scale * size[1])
+    top, left = (height - rows) // 2, (width - columns) // 2
+    image = image[:, :, top:top + rows, left:left + columns]
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Images ``[B, 3, H, W]`` from 0 to 1, as the published ViT wants them: by ImageNet's mean and deviation."""
+    entry = weights.published()[NAME]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (entry.mean, entry.std))
+    return (images - mean) / std
+
+
+def standing_out(states: Tensor, size: tuple[int, int]) -> Tensor:
+    """The published model's own answer, by the decoder that its file holds: a map of what stands out in an image.
+
+    Args:
+        states: Final states of the patches, after the encoder's last norm, ``[B, N, 384]``.
+        size: Height and width of the map, those of the image, in pixels.
+
+    Returns:
+        From 0 to 1, ``[B, H, W]``. Chapter 15 builds it line by line.
+    """
+    tensors = weights.onnx_tensors(weights.published_file())
+    rows, columns = size[0] // 14, size[1] // 14
+    x = states.transpose(1, 2).unflatten(2, (rows, columns))
+    for i in (1, 2, 3):
+        weight, bias = (tensors[f"decoder.upconv{i}.{leaf}"] for leaf in ("weight", "bias"))
+        norm = (tensors[f"decoder.bn{i}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias"))
+        x = F.batch_norm(F.conv_transpose2d(x, weight, bias, stride=2, padding=1), *norm).relu()
+    x = F.conv2d(x, tensors["decoder.final_conv.weight"], tensors["decoder.final_conv.bias"])
+    return F.interpolate(x, size, mode="bilinear").sigmoid()[:, 0]
