@@ -287,13 +287,11 @@ def _frozen(states: list[Tensor], sets: data.Splits, model: ViT, config: dict, f
 
 # ---- what chapter 15 shows
 
-NAMES = {
-    "frozen": "linear map on frozen features, 2,500 images",
-    "mixed_up": "the same, query, key and value mixed up",
-    "probe_first": "linear map first, then all, 500 images",
-    "probe_first_most": "linear map first, then all, 2,500 images",
-    "one_rate": "one rate of 1e-4 for all, 500 images",
-    "scratch": "from scratch, 500 images",
+WAYS = {
+    "linear map, the network frozen": {},
+    "linear map first, then everything": {"some": "probe_first", "most": "probe_first_most"},
+    "new head, one rate for everything": {"some": "one_rate"},
+    "from scratch": {"some": "scratch"},
 }
 
 
@@ -316,13 +314,15 @@ def show(record: dict, what: str) -> Figure | str:
 def _layers(record: dict) -> Figure:
     curves = {what: (range(len(rows)), [100 * row["mean"] for row in rows])
               for what, rows in record["summary"]["layers"].items()}
-    return plots.lines(curves, "layers passed", "test accuracy (%)", "Each layer adds some knowledge of CIFAR-10")
+    return plots.lines(curves, "layers passed", "test accuracy (%)",
+                       "Class token and patches together know more after every layer")
 
 
 def _uses(record: dict) -> str:
-    summary = record["summary"]
-    rows = [[f"linear map on frozen features, {10 * int(images):,} images", records.percent(row)]
-            for images, row in summary["few"].items()]
-    rows += [[NAMES[use], records.percent(row)] for use, row in summary["uses"].items()
-             if use not in ("frozen", "mixed_up")]
-    return records.table(["use", "test accuracy (%)"], rows)
+    config, summary, rows = record["config"], record["summary"], []
+    for way, uses in WAYS.items():
+        cells = {config[number]: summary["uses"][use] for number, use in uses.items() if use in summary["uses"]}
+        if not uses:
+            cells = {int(images): row for images, row in summary["few"].items()}
+        rows.append([way, *(records.percent(cells[images]) if images in cells else "–" for images in config["images"])])
+    return records.table(["images", *(f"{10 * images:,}" for images in config["images"])], rows)
