@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments import few_shot, real, records
+from experiments import real, records
 from experiments.measure import loaded
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks, cost, data, plots, weights
@@ -223,7 +223,7 @@ def _drawn(config: dict, seed: int) -> data.Splits:
     held = (split.subset(min(config[name], len(split)))
             for name, split in (("validation", sets.validation), ("test", sets.test)))
     entry = weights.published()[real.NAME]
-    few = few_shot.draw(sets.train, config["most"], seed, 0)
+    few = sets.train.subset(config["most"] * len(sets.train.classes), 1_000 * seed)  # balanced
     return data.Splits(*(replace(split, mean=entry.mean, std=entry.std) for split in (few, *held)))
 
 
@@ -300,13 +300,13 @@ def show(record: dict, what: str) -> Figure | str:
 
     Args:
         record: The record ``real_weights``.
-        what: ``"layers"``: a figure of what a linear map reads from each layer. ``"uses"``: a table of the ways to make
-            the model classify, as Markdown.
+        what: ``"layers"``: a figure of what a linear map reads from each layer. As Markdown ``"uses"``: a table of the
+            ways to make the model classify, and ``"few"``: its row of the linear map, as chapter 10 shows it.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is none of these.
     """
-    views = {"layers": _layers, "uses": _uses}
+    views = {"layers": _layers, "uses": _uses, "few": _few}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -316,6 +316,11 @@ def _layers(record: dict) -> Figure:
               for what, rows in record["summary"]["layers"].items()}
     return plots.lines(curves, "layers passed", "test accuracy (%)",
                        "Class token and patches together know more after every layer")
+
+
+def _few(record: dict) -> str:
+    rows = record["summary"]["few"]
+    return records.table(["images per class", *rows], [["accuracy (%)", *map(records.percent, rows.values())]])
 
 
 def _uses(record: dict) -> str:
