@@ -7,8 +7,8 @@ Expectation: The linear map has about 70 % with 500 images, and its accuracy ris
              linear map with small rates ends a few points above it, more with 2,500 images. The same network from
              scratch stays below 30 %. With query, key and value taken in the wrong order the linear map loses half.
 Command:     python -m experiments real_weights
-Cost:        cpu: 18 runs (six uses of the weights, three seeds), about 35 minutes per seed on one core with bfloat16
-             instructions that something else shares. full: 18 runs at 224 pixels on one GPU, untried so far.
+Cost:        cpu: 18 runs (six uses of the weights, three seeds), about 25 minutes of one core with bfloat16
+             instructions per seed. full: 18 runs at 224 pixels on one GPU, untried so far. It resumes when interrupted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ SCALES = {
     "cpu": GRID | {
         "data": {"name_or_path": "cifar10"},
         "image_size": 112, "images": [1, 5, 10, 50, 250], "some": 50, "most": 250, "validation": 500, "test": 2_000,
-        "epochs": {"probe_first": 5, "one_rate": 5, "probe_first_most": 3, "scratch": 20}, "seeds": [0, 1, 2],
+        "epochs": {"probe_first": 5, "one_rate": 5, "probe_first_most": 3, "scratch": 10}, "seeds": [0, 1, 2],
     },
     "full": GRID | {
         "data": {"name_or_path": "cifar10"},
@@ -315,7 +315,7 @@ def _layers(record: dict) -> Figure:
     curves = {what: (range(len(rows)), [100 * row["mean"] for row in rows])
               for what, rows in record["summary"]["layers"].items()}
     return plots.lines(curves, "layers passed", "test accuracy (%)",
-                       "Class token and patches together know more after every layer")
+                       "Every layer adds to what can be read")
 
 
 def _few(record: dict) -> str:
