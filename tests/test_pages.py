@@ -3,6 +3,7 @@
 import functools
 import http.server
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, Request
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "book/tools"))
+
+import vendor  # noqa: E402
+
 SITE = ROOT / "_build/html"
 PAGES = sorted(str(path.relative_to(SITE)) for part in ("book", "notebooks") for path in (SITE / part).glob("*.html"))
 PHONE = {"width": 360, "height": 740}
@@ -53,6 +58,12 @@ CONTRAST = """() => {
     }
     return found;
 }"""
+
+
+# What axe calls critical or serious: the rule, how often, and the first of the elements.
+AXE = """options => axe.run(document, { resultTypes: ["violations"], ...options }).then(({ violations }) => violations
+    .filter(x => ["critical", "serious"].includes(x.impact))
+    .map(x => [x.impact, x.id, x.nodes.length, x.nodes[0].html.slice(0, 160), x.nodes[0].failureSummary]))"""
 
 
 @functools.cache
@@ -177,6 +188,20 @@ def test_text_stands_out_in_light_and_dark(tab: Page, page: str) -> None:
         tab.evaluate("mode => { document.documentElement.dataset.theme = mode }", mode)
         tab.wait_for_timeout(300)  # colours fade
         assert tab.evaluate(CONTRAST) == [], mode
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_keeps_people_from_a_page(tab: Page, page: str) -> None:
+    open_page(tab, f"{SITE.as_uri()}/{page}")
+    tab.evaluate(vendor.axe().read_text(encoding="utf-8"))
+    assert tab.evaluate(AXE, {}) == []
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    tab.wait_for_timeout(300)  # colours fade
+    assert tab.evaluate(AXE, {"runOnly": ["color-contrast"]}) == []
+
+
+def test_axe_is_not_part_of_the_book() -> None:
+    assert not list(SITE.rglob("axe*.js"))
 
 
 def test_the_button_changes_the_mode(tab: Page) -> None:

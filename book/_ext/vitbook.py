@@ -14,6 +14,20 @@ from experiments import records
 # Below a search result stands the beginning of its page, which a browser may not read from the disk.
 SEARCH_FROM_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"
 
+# For people who listen or have no mouse. What a button is called holds what stands on it; what scrolls takes the focus;
+# a list of citations holds links too, so it is no list to a screen reader.
+ACCESS = """addEventListener("load", () => {
+  const each = (selector, change) => document.querySelectorAll(selector).forEach(change);
+  each(".search-button-field, details > summary", (x) => x.removeAttribute("aria-label"));
+  each(".theme-switch-button", (x) => x.setAttribute("aria-label", "Color mode: Light, Dark or System Settings"));
+  each(".citation-list", (x) => x.removeAttribute("role"));
+  const reach = () => each(".bd-article :is(table, div, pre, mjx-container)", (x) => {
+    const hidden = x.scrollWidth > x.clientWidth && /auto|scroll/.test(getComputedStyle(x).overflowX);
+    if (hidden && !x.closest(".pg")) x.tabIndex = 0;
+  });
+  document.fonts.ready.then(() => window.MathJax?.startup?.promise).then(reach, reach);
+});"""
+
 
 def drop_launch_buttons(app: Sphinx, config: Config) -> None:
     """Show no button that opens a chapter elsewhere while nothing says where the repository is."""
@@ -39,6 +53,14 @@ def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: objec
     for number in firsts:
         text = lines[number].lstrip()
         lines[number] = lines[number].removesuffix(text) + f": {text}"
+
+
+def link_to_labels(app: Sphinx, doctree: nodes.document) -> None:
+    """Let other pages link to a label as to a section, ``page.md#label``: MyST knows headings alone."""
+    slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for name, explicit in doctree.nametypes.items():
+        if explicit and doctree.nameids.get(name):
+            slugs.setdefault(name, (0, doctree.nameids[name], name))
 
 
 class ChapterCosts(SphinxDirective):
@@ -124,7 +146,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("shown", ShownRecord)
     app.add_role("record", RecordedNumber())
     app.add_js_file(None, body=SEARCH_FROM_DISK)
+    app.add_js_file(None, body=ACCESS)
     app.connect("config-inited", drop_launch_buttons)
     app.connect("config-inited", drop_thebe)
+    app.connect("doctree-read", link_to_labels)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

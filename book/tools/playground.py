@@ -25,6 +25,7 @@ CHECKPOINTS = ROOT / "data/checkpoints"
 NETWORKS = {  # the checkpoint, and what the page calls the network; the first is the one that is looked into
     "bias_vit": "ViT",
     "bias_resnet": "ResNet",
+    "bias_unplaced": "ViT without positions",
 }
 SCENES = 40  # the first so many test scenes
 STILL = 24  # the scene of the still picture

@@ -1,7 +1,8 @@
 """Fetch the scripts that the pages need, so that a reader's browser asks no other host for anything.
 
 npm installs what package-lock.json names into a temporary folder; the few files that the pages load are kept
-beside this Python's packages, and fetched again only when the lock file changes.
+beside this Python's packages, and fetched again only when the lock file changes. What only the tests of the pages
+load is kept apart: the book does not ship it.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(sys.prefix) / "share/book-scripts"
+AXE = Path(sys.prefix) / "share/book-tests/axe.min.js"  # finds what keeps people from using a page
 FILES = [  # what to take from node_modules, and the folder that the pages load it from
     ("mathjax/es5/tex-chtml-full.js", "mathjax"),
     ("mathjax/es5/output/chtml/fonts/woff-v2/*.woff", "mathjax/output/chtml/fonts/woff-v2"),
@@ -36,12 +38,12 @@ def npm() -> tuple[str, dict[str, str]]:
 
 def fetch() -> None:
     """Fill ``KEPT``."""
-    print("fetching MathJax and the widget manager with npm", flush=True)
+    print("fetching MathJax, the widget manager and axe with npm", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(ROOT / name, folder)
         command, environment = npm()
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        quiet = ["--include=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run([command, "ci", *quiet], cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
         shutil.rmtree(KEPT, ignore_errors=True)
         for pattern, target in FILES:
@@ -51,12 +53,20 @@ def fetch() -> None:
             (KEPT / target).mkdir(parents=True, exist_ok=True)
             for path in found:
                 shutil.copy(path, KEPT / target)
+        AXE.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(folder, "node_modules/axe-core/axe.min.js"), AXE)
     shutil.copy(ROOT / "package-lock.json", KEPT)  # last: its presence says that the rest is there
 
 
 def scripts() -> Path:
-    """The folder that holds the scripts, filled if need be."""
+    """The folder that holds the scripts of the pages, filled if need be."""
     lock = KEPT / "package-lock.json"
-    if not lock.exists() or lock.read_bytes() != (ROOT / "package-lock.json").read_bytes():
+    if not AXE.exists() or not lock.exists() or lock.read_bytes() != (ROOT / "package-lock.json").read_bytes():
         fetch()
     return KEPT
+
+
+def axe() -> Path:
+    """The file of axe, fetched if need be."""
+    scripts()
+    return AXE

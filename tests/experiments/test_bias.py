@@ -27,11 +27,22 @@ def test_the_families_have_equally_many_parameters():
     assert max(sizes.values()) <= 1.02 * min(sizes.values()), sizes
 
 
-def test_seed_0_comes_first_and_images_before_permuted_ones():
+def test_seed_0_comes_first_and_images_before_permuted_ones_and_the_vit_without_positions_last():
     points = bias.points(TINY | {"seeds": [0, 1], "orders": ["image", "pixels"]})
     assert [point["family"] for point in points[:4]] == list(families.FAMILIES)
-    assert [(point["order"], point["seed"]) for point in points[::4]] == [
+    assert [(point["order"], point["seed"]) for point in points[:-2:4]] == [
         ("image", 0), ("image", 1), ("pixels", 0), ("pixels", 1)]
+    assert points[-2:] == [{"order": "image", "seed": seed, "family": bias.UNPLACED} for seed in (0, 1)]
+
+
+def test_the_vit_without_positions_is_the_vit_but_for_them(sets):
+    placed, bare = bias.build("vit", TINY, seed=0), bias.build(bias.UNPLACED, TINY, seed=0)
+    assert cost.parameters(placed) - cost.parameters(bare) == placed.position.numel()
+    torch.nn.init.normal_(bare.head[0].weight)
+    images = sets.test.normalised()[:4]
+    shuffled = disturb.shuffle(images, 4, random())
+    torch.testing.assert_close(bare(shuffled), bare(images))
+    assert not torch.equal(shuffled, images)
 
 
 def test_a_window_that_does_not_move_shows_the_test_images(sets):
@@ -114,11 +125,11 @@ def test_every_family_runs_and_is_measured_as_it_was_saved(sets, tmp_path, monke
             "pixels": 0, "object_in_frame": 1.0, "accuracy": runs[-1]["test_accuracy"], "consistency": 1.0}
         assert runs[-1]["cover"][0]["accuracy"] == runs[-1]["test_accuracy"], "nothing covered yet"
     assert not (tmp_path / "checkpoints").exists(), "a quick run publishes nothing"
-    for family in ("vit", "hybrid", "resnet"):
+    for family in ("vit", "hybrid", "resnet", bias.UNPLACED):
         path = tmp_path / f"bias_{family}.safetensors"
         assert weights.info(path)["record"] == "bias"
         assert path.stat().st_size < 2e6
     summary = bias.summarise(runs)["image"]
-    assert set(summary) == set(families.FAMILIES)
-    assert summary["mlp"]["shuffle"] == runs[-1]["shuffle"][-1]["accuracy"]
+    assert set(summary) == {*families.FAMILIES, bias.UNPLACED}
+    assert summary[bias.UNPLACED]["shuffle"] == runs[-1]["shuffle"][-1]["accuracy"]
     json.dumps(runs)

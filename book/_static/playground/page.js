@@ -8,7 +8,7 @@ var playground = globalThis.playground ?? {};
   const TOKENS = GRID * GRID + 1, FIRST = 24; // the scene that the page opens with
   const LOOK = { "1": "Head 1", "2": "Head 2", "3": "Head 3", "4": "Head 4", mean: "Mean of heads", rollout: "Rollout" };
   const TOOLS = {
-    look: ["Look", "Point at a patch: it asks, the maps below answer. Click, tap or Enter keeps it."],
+    look: ["Look", "Point at a patch: the maps below show where it looks. Click, tap or Enter keeps it."],
     cover: ["Cover", "Draw over patches to cover them; start on a covered one to bare them. Keys: arrows, then Space."],
     swap: ["Swap", "Drag one patch onto another. Keys: arrows; Space takes one, Space again puts it down."],
     draw: ["Draw", "Paint with the brush on what you see. Keys: arrows, then Space fills a patch."],
@@ -17,6 +17,9 @@ var playground = globalThis.playground ?? {};
     black: "#111111", white: "#ffffff", red: "#d03c2c", orange: "#e8862a", yellow: "#e8cf3a", green: "#3f9b4b",
     blue: "#2f6fc4", violet: "#8b4fb0",
   };
+  const exactly = (share) => `${(100 * share).toFixed(9)}\u00a0%`;
+  const centre = ({ offsetLeft, offsetWidth, parentElement: strip }) => // in the strip that it scrolls in
+    (strip.scrollLeft = offsetLeft + offsetWidth / 2 - strip.clientWidth / 2);
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
   class Page {
@@ -176,8 +179,7 @@ var playground = globalThis.playground ?? {};
       this.drawLooks();
       if (state.scene !== null && state.scene !== this.inView) {
         this.inView = state.scene;
-        const { offsetLeft, offsetWidth, parentElement: strip } = this.thumbs[state.scene];
-        strip.scrollLeft = offsetLeft + offsetWidth / 2 - strip.clientWidth / 2;
+        centre(this.thumbs[state.scene]);
       }
       this.thumbs.forEach((thumb, i) => {
         thumb.setAttribute("aria-checked", String(i === state.scene));
@@ -193,7 +195,7 @@ var playground = globalThis.playground ?? {};
       this.link.hidden = state.scene === null;
     }
 
-    // What depends on the layer and on who asks, without another forward pass.
+    // What depends on the layer and on who looks, without another forward pass.
     drawLooks() {
       const { state, passed } = this, { layer } = state, token = this.hover === null ? state.token : this.hover + 1;
       const attention = passed.attention[layer], from = token * TOKENS;
@@ -234,7 +236,7 @@ var playground = globalThis.playground ?? {};
       const context = this.light.getContext("2d"), image = new ImageData(GRID, GRID);
       if (values) {
         const high = Math.max(...values);
-        values.forEach((value, i) => (image.data[4 * i + 3] = 225 * (1 - value / high)));
+        values.forEach((value, i) => (image.data[4 * i + 3] = 210 * (1 - value / high)));
       }
       context.putImageData(image, 0, 0);
     }
@@ -271,10 +273,12 @@ var playground = globalThis.playground ?? {};
       this.card.hidden = !id;
       this.storyButtons.forEach((button) => button.setAttribute("aria-pressed", String(button.value === id)));
       if (!id) return;
+      centre(this.storyButtons.find((button) => button.value === id));
       const { title, steps } = playground.stories[id], other = this.otherAnswer;
       const words = {
-        answer: this.answer.name, share: percent(this.answer.share), exact: `${(100 * this.answer.share).toFixed(9)}\u00a0%`,
+        answer: this.answer.name, share: percent(this.answer.share), exact: exactly(this.answer.share),
         otherAnswer: other?.name ?? "…", otherShare: other ? percent(other.share) : "…",
+        otherExact: other ? exactly(other.share) : "…",
       };
       this.storyTitle.textContent = title;
       this.storyText.textContent = capital(steps[step][1].replace(/\{(\w+)\}/g, (_, word) => words[word]));
@@ -351,6 +355,10 @@ var playground = globalThis.playground ?? {};
         if (this.held !== null) this.cursor = at;
         return this.drawLooks();
       }
+      if (this.tool === "look" && event.pointerType !== "mouse") { // a finger that scrolls the page lifts no pointer here
+        if (event.type === "pointerup") this.act(at, true, event);
+        return;
+      }
       if (event.type === "pointerup") return;
       if (down || event.buttons & 1) this.act(at, down, event);
       else if (this.tool === "look" && event.pointerType === "mouse") {
@@ -396,10 +404,12 @@ var playground = globalThis.playground ?? {};
     build() {
       const button = (text, click, more = {}) => make("button", { type: "button", click, ...more }, text);
       this.live = make("p", { class: "pg-live", role: "status", "aria-live": "polite" });
-      this.root.addEventListener("dragover", (event) => event.preventDefault());
-      this.root.addEventListener("drop", (event) => {
+      document.addEventListener("dragover", (event) => event.preventDefault()); // else a near miss opens the file instead
+      document.addEventListener("drop", (event) => {
         event.preventDefault();
-        this.open(event.dataTransfer.files[0]);
+        const [file] = event.dataTransfer.files;
+        if (file) this.open(file);
+        else this.say("That is no file. Save the picture first, then open it here.");
       });
       return [this.buildStories(button), this.buildTop(button), this.buildScenes(button), this.buildLooks(button),
         this.buildCharts()];
@@ -483,8 +493,8 @@ var playground = globalThis.playground ?? {};
       this.link = button("Link to this state", () => this.address(), { class: "pg-link" });
       return make("section", { class: "pg-answer", "aria-label": "What the network says" },
         this.bars.element,
-        make("div", { class: "pg-row" }, make("label", {}, this.positions, " positions on"),
-          make("label", {}, "compare with ", this.beside), this.link),
+        make("div", { class: "pg-row" }, make("label", {}, this.positions, " positions on: the ViT knows where patches lie")),
+        make("div", { class: "pg-row" }, make("label", {}, "compare with ", this.beside), this.link),
         this.live);
     }
 
@@ -553,11 +563,13 @@ var playground = globalThis.playground ?? {};
       this.asks = make("b");
       return make("section", { "aria-label": "Where it looks" },
         make("h2", {}, "Where it looks"),
+        make("p", { class: "pg-hint" }, "That is attention: in each layer every patch takes in what other patches hold. A map shows " +
+          "how much it takes from each, the brighter the more. The class token looks too, and its state becomes the answer."),
         make("div", { class: "pg-row" }, make("span", {}, "Layer"),
           make("span", { class: "pg-segments", role: "group", "aria-label": "Layer" }, ...this.layers),
           make("label", {}, this.layerOn, " layer on"), this.classToken),
-        make("p", { class: "pg-hint" }, "Asking: ", this.asks,
-          ". The brighter a square, the more it counts. A map’s name lights the picture by it."),
+        make("p", { class: "pg-hint" }, "Who looks: ", this.asks, ". Press a map’s name to lay it over the picture. Rollout " +
+          "follows attention back through all layers, down to the patches of the picture."),
         make("div", { class: "pg-maps" }, ...Object.values(this.looks).map(({ box }) => box)));
     }
 
@@ -579,9 +591,9 @@ var playground = globalThis.playground ?? {};
       const chart = (title, text, ...parts) => make("section", { "aria-label": title },
         make("h2", {}, title), make("p", { class: "pg-hint" }, text), ...parts);
       return make("div", { class: "pg-charts" },
-        chart("When it makes up its mind", "The head, applied to the class token after each layer: the logit lens.", this.lensRows.element),
-        chart("How far each head looks", "Pixels, by layer, in this picture. Dashed: looking everywhere alike.", this.distances.element),
-        chart("Who has become alike", "Cosine of each patch’s state with the asking one’s, after the chosen layer.",
+        chart("When it makes up its mind", "What it would answer if it ended after this layer: the logit lens.", this.lensRows.element),
+        chart("How far each head looks", "A dot per head: the mean distance, in pixels, of what a patch looks at. Dashed: a head that looks everywhere alike.", this.distances.element),
+        chart("Who has become alike", "The cosine of each patch’s state with that of the one who looks, after the chosen layer. Bright is alike.",
           make("div", { class: "pg-cosine" }, this.cosine.box, this.cosineText)));
     }
 

@@ -54,11 +54,11 @@ var playground = globalThis.playground ?? {};
       this.canvas = make("canvas", { width: GRID, height: GRID, role: "img", "aria-label": label });
       this.mark = new Mark("pg-query");
       this.box = make("div", { class: "pg-map" }, this.canvas, this.mark.element);
-      if (pick) this.box.addEventListener("pointerdown", (event) => pick(patchAt(event, this.box)));
+      if (pick) this.box.addEventListener("click", (event) => pick(patchAt(event, this.box)));
       this.label = label;
     }
 
-    // Values [64] on a scale from low to high, and the patch that asks.
+    // Values [64] on a scale from low to high, and the patch that looks.
     draw(values, low, high, query) {
       const palette = (this.palette ??= Uint8Array.from(atob(playground.scenes.palette), (x) => x.charCodeAt(0)));
       const pixels = new Uint8Array(3 * values.length);

@@ -16,7 +16,7 @@ var playground = globalThis.playground ?? {};
     order: inOrder(), // for each place, which patch lies there
     covered: new Set(), // places
     layer: 5, // which layer is looked into, from 0
-    token: 0, // who asks: 0 is the class token, then the patches
+    token: 0, // who looks: 0 is the class token, then the patches
     light: "none", // which map lights the picture
     positions: true,
     layersOff: new Set(),

@@ -1,5 +1,5 @@
 // Six short stories of three clicks. A step is a state, as a link, and what to see there. In braces stand what the
-// network answers, {answer} with {share}, and what the second network does, {otherAnswer} with {otherShare}.
+// network answers, {answer} with {share} or {exact}, and the same of the second one: {otherAnswer}, {otherShare}, ….
 var playground = globalThis.playground ?? {};
 
 (() => {
@@ -17,17 +17,17 @@ var playground = globalThis.playground ?? {};
     "play-order": {
       title: "Without positions, order is nothing",
       steps: [
-        ["#v=1&scene=4&positions=off", "Positions are switched off: no square knows where it lies. The network says {answer}, {exact}."],
-        [`#v=1&scene=4&positions=off&${MIXED}`, "All squares are shuffled, and every digit stays: {answer}, {exact}. Attention alone sees a bag of squares."],
-        [`#v=1&scene=4&${MIXED}`, "Positions are back, and the number moves: {answer}, {exact}. Now the order counts, though for this network only a little."],
+        ["#v=1&scene=4&beside=bias_unplaced", "The ViT knows where each square lies. It says {answer}, {exact}. Beside it answers a ViT that was trained without positions: {otherAnswer}, {otherExact}."],
+        [`#v=1&scene=4&${MIXED}&beside=bias_unplaced`, "All squares are shuffled. The ViT’s number moves: {answer}, {exact}. Without positions every digit stays: {otherAnswer}, {otherExact}. Attention alone sees a bag of squares."],
+        [`#v=1&scene=4&positions=off&${MIXED}&beside=bias_unplaced`, "Now the ViT loses its positions too: {answer}, {exact}. Shuffle again, as often as you like: no digit will move."],
       ],
     },
     "play-look": {
       title: "Where it looks",
       steps: [
-        ["#v=1&scene=25&layer=1&token=29&light=mean", "A square of the mushroom’s cap asks: who matters to me? In layer 1 the lit squares answer, here as the mean of four heads."],
-        ["#v=1&scene=25&layer=6&token=29&light=mean", "Five layers on, the same square asks again. Look at the four heads below: do they agree?"],
-        ["#v=1&scene=25&layer=6&light=rollout", "The class token asks: it collects the answer. Rollout follows its attention back through all six layers to the squares. It says {answer}, {share}."],
+        ["#v=1&scene=25&layer=1&token=29&light=mean", "A square of the mushroom’s cap looks around. It takes in what the lit squares hold: this is attention in layer 1, the mean of four heads."],
+        ["#v=1&scene=25&layer=6&token=29&light=mean", "Five layers on, the same square looks again. See the four heads below: do they agree?"],
+        ["#v=1&scene=25&layer=6&light=rollout", "The class token collects the answer. Rollout follows its attention back through all six layers to the squares. The network says {answer}, {share}."],
       ],
     },
     "play-decides": {
@@ -51,7 +51,7 @@ var playground = globalThis.playground ?? {};
       steps: [
         ["#v=1&scene=32&beside=bias_resnet", "A duck in the green of a fir. The ViT says {answer}, {share}. The ResNet says {otherAnswer}, {otherShare}."],
         ["#v=1&scene=32&shift=0,-1&beside=bias_resnet", "One pixel up, and the ViT says {answer}, {share}. An answer that hangs on one pixel is a guess."],
-        ["#v=1&scene=40&light=mean&beside=bias_resnet", "A star in the same green. The ViT says {answer}, {share}. The lens below shows layer by layer how it makes up its mind."],
+        ["#v=1&scene=40&beside=bias_resnet", "A star in the same green. The ViT says {answer}, {share}. The lens below shows layer by layer how it makes up its mind."],
       ],
     },
   };
