@@ -25,7 +25,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments import records
-from experiments.families import build
+from experiments.families import SMALL, build
 from experiments.measure import best, bracketed, trained, tried, tuned, unmasked, usual_recipe
 from experiments.statistics import grouped, interval, paired
 from vitlite import checks, cost, data, plots
@@ -63,7 +63,7 @@ SCALES = {
     "cpu": {
         "data": {"cifar10": {"image_size": 24},
                  "scenes": {"train_images": 100_000, "held_out": 5_000, "image_size": 24}},
-        "vit": VIT | {"image_size": 24, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "vit": SMALL | {"image_size": 24, "pool": "mean"},
         "hybrid": {"depth": 5, "stem_width": 16, "stem_blocks": 1, "stem_norm": "batch"},
         "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2, "optimizer": "muon"},
         "steps": 6_000,
@@ -83,7 +83,7 @@ SCALES = {
     "full": {
         "data": {"cifar10": {"image_size": 32},
                  "scenes": {"train_images": 1_000_000, "held_out": 5_000, "image_size": 32}},
-        "vit": VIT | {"image_size": 32, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192},
+        "vit": SMALL | {"image_size": 32, "pool": "mean"},
         "hybrid": {"depth": 5, "stem_width": 16, "stem_blocks": 1, "stem_norm": "batch"},
         "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 4, "optimizer": "muon"},
         "steps": 9_000,

@@ -17,23 +17,22 @@ from pathlib import Path
 
 from experiments import families
 from experiments.measure import best, bracketed, loaded, trained, usual_recipe
-from experiments.statistics import interval
+from experiments.statistics import grouped, interval
 from vitlite.train import Trainer
 
 __all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
 
 DATASET = "cifar10: 45,000 training, 5,000 validation and 10,000 test images, at 24 pixels (cpu) or 32 (full)"
 BASE = {
-    "vit": {"patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_dim": 192,
-            "pool": "mean"},
+    "vit": families.SMALL | {"pool": "mean"},
     "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2},
     "networks": ["vit", "resnet"],
     "optimizers": ["adamw", "muon"],
     "learning_rates": [1.5e-3, 4.5e-3],  # where the search begins
 }
 SCALES = {
-    "quick": BASE | {"data": {"name_or_path": "scenes", "train_images": 500, "held_out": 100}, "image_size": 16,
-                     "steps": [10, 20], "search_steps": 5, "seeds": [0], "device": "cpu"},
+    "quick": BASE | {"data": {"name_or_path": "scenes", "train_images": 500, "held_out": 50}, "image_size": 16,
+                     "steps": [5, 10], "search_steps": 2, "seeds": [0], "device": "cpu"},
     "cpu": BASE | {"data": {"name_or_path": "cifar10"}, "image_size": 24, "steps": [600, 2_000, 6_000],
                    "search_steps": 600, "seeds": [0, 1, 2], "device": "cpu"},
     "full": BASE | {"data": {"name_or_path": "cifar10"}, "image_size": 32, "steps": [600, 2_000, 6_000, 20_000],
@@ -76,12 +75,10 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """By network, optimiser and steps: test and validation accuracy with intervals, and seconds a step."""
     summary: dict = {}
-    for run in runs:
-        by_steps = summary.setdefault(run["network"], {}).setdefault(run["optimizer"], {})
-        by_steps.setdefault(str(run["steps"]), []).append(run)
-    return {network: {optimizer: {steps: {
-        "test_accuracy": interval(run["test_accuracy"] for run in same),
-        "val_accuracy": interval(run["val_accuracy"] for run in same),
-        "seconds_per_step": sum(run["seconds"] for run in same) / sum(run["steps"] for run in same),
-    } for steps, same in by_steps.items()} for optimizer, by_steps in optimizers.items()}
-        for network, optimizers in summary.items()}
+    for (network, optimizer, steps), same in grouped(runs, "network", "optimizer", "steps").items():
+        summary.setdefault(network, {}).setdefault(optimizer, {})[str(steps)] = {
+            "test_accuracy": interval(run["test_accuracy"] for run in same),
+            "val_accuracy": interval(run["val_accuracy"] for run in same),
+            "seconds_per_step": sum(run["seconds"] for run in same) / sum(run["steps"] for run in same),
+        }
+    return summary

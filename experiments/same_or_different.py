@@ -24,7 +24,7 @@ from torch import Tensor
 
 from experiments import families
 from experiments.measure import best, bracketed, trained, usual_recipe
-from experiments.statistics import interval
+from experiments.statistics import grouped, interval
 from vitlite import ViT
 from vitlite.data import Split, Splits
 from vitlite.train import Trainer
@@ -60,7 +60,7 @@ BASE = {
 SCALES = {
     "quick": BASE | {"train_images": [300, 1_000], "adamw_images": [300], "others_images": [300],
                      "variants": ["near"], "variant_images": 300, "variant_seeds": [0], "tuned_at": [300],
-                     "held_out": 200, "steps": 30, "search_steps": 5, "seeds": [0], "device": "cpu"},
+                     "held_out": 50, "steps": 10, "search_steps": 2, "seeds": [0], "device": "cpu"},
     "cpu": BASE | {"train_images": [1_000, 10_000, 300, 3_000, 100_000], "adamw_images": [1_000, 10_000],
                    "others_images": [1_000, 10_000, 300, 3_000], "variants": list(VARIANTS)[1:],
                    "variant_images": 10_000, "variant_seeds": [0], "tuned_at": [1_000, 10_000], "held_out": 5_000,
@@ -108,7 +108,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     name = "-".join(str(value) for value in point.values()).replace(" ", "_")
     measured = trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=work / f"{name}.safetensors")
     if isinstance(model, ViT) and point["variant"] == "plain":
-        measured["partner_attention"] = partner_attention(model, seed)
+        measured["partner_attention"] = partner_attention(model)
     return measured | {"learning_rate": recipe.learning_rate, "tuned_at": at, "search": rates}
 
 
@@ -194,7 +194,7 @@ def _cells(variant: str, tiles: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def partner_attention(model: ViT, seed: int, count: int = 500) -> list[list[float]]:
+def partner_attention(model: ViT, count: int = 500) -> list[list[float]]:
     """How much attention a tile's token gives to its copy: the mean over both tiles of so many test images that hold
     one, by layer and head. Attention that looks nowhere in particular gives 1/16."""
     split, cells = draw("plain", 2 * count, 2)
@@ -210,10 +210,8 @@ def partner_attention(model: ViT, seed: int, count: int = 500) -> list[list[floa
 def summarise(runs: list[dict]) -> dict:
     """Test accuracy by variant, network, optimiser and number of training images, with intervals."""
     summary: dict = {}
-    for run in runs:
-        entry = summary.setdefault(run["variant"], {}).setdefault(run["network"], {}).setdefault(run["optimizer"], {})
-        entry.setdefault(str(run["train_images"]), []).append(run["test_accuracy"])
-    return {variant: {network: {optimizer: {size: interval(values) for size, values in sizes.items()}
-                                for optimizer, sizes in optimizers.items()}
-                      for network, optimizers in networks.items()}
-            for variant, networks in summary.items()}
+    for keys, same in grouped(runs, "variant", "network", "optimizer", "train_images").items():
+        variant, network, optimizer, images = keys
+        by_optimizer = summary.setdefault(variant, {}).setdefault(network, {})
+        by_optimizer.setdefault(optimizer, {})[str(images)] = interval(run["test_accuracy"] for run in same)
+    return summary

@@ -16,6 +16,6 @@ def test_a_record_has_every_length(tmp_path):
     assert record["summary"].keys() == {"vit", "resnet"}
     for by_optimizer in record["summary"].values():
         assert by_optimizer.keys() == {"adamw", "muon"}
-        assert all(by_steps.keys() == {"10", "20"} for by_steps in by_optimizer.values())
+        assert all(by_steps.keys() == {"5", "10"} for by_steps in by_optimizer.values())
     rates = {(run["network"], run["optimizer"]): run["learning_rate"] for run in record["runs"]}
     assert len(rates) == 4

@@ -90,7 +90,7 @@ def test_partner_attention_of_a_model_that_looks_nowhere_is_one_sixteenth():
     for block in model.blocks:
         torch.nn.init.zeros_(block.attention.qkv.weight)
         torch.nn.init.zeros_(block.attention.qkv.bias)
-    shares = torch.tensor(same_or_different.partner_attention(model, 0, count=20))
+    shares = torch.tensor(same_or_different.partner_attention(model, count=20))
     torch.testing.assert_close(shares, torch.full_like(shares, 1 / 16))
 
 
