@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 import vitlite.plots.parts as parts
-from vitlite import checks
 from vitlite.plots.parts import COLOURS, WIDTH, Array
 
 __all__ = ["whole_model"]
@@ -37,8 +36,8 @@ def whole_model(image: Array, here: str | None = None, title: str | None = None)
         'you are here'
     """
     picture = parts.as_image(image)
-    if here is not None:
-        checks.choice(CHAPTER, here=here)
+    if here is not None and here not in CHAPTER:
+        raise ValueError(f"here is {here!r}; expected one of {', '.join(map(repr, CHAPTER))}, or None")
     fig, (ax,) = parts.new_figure(WIDTH, 2.45, title)
     ax.set(xlim=(0, 6), ylim=(-0.45, 2.0), aspect="equal")
     ax.axis("off")
