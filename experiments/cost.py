@@ -105,19 +105,18 @@ def summarise(runs: list[dict]) -> dict:
 # ---- what a chapter shows
 
 
-def show(record: dict, what: str) -> str | Figure:
-    """The record as chapters 1 and 2 show it.
+def show(record: dict, what: str) -> Figure:
+    """The figures that chapters 1 and 2 show of the record.
 
     Args:
         record: The record ``cost``.
-        what: ``"setting"``: what it was measured on, and ``"factors"``: what pixels cost over patches, both as text.
-            ``"memory"`` and ``"time"``: figures by the image's side, a curve for each patch size. ``"attention"``: a
-            figure of memory by tokens, explicit attention beside fused.
+        what: ``"memory"``: by the image's side, a curve for each patch size. ``"attention"``: memory by tokens,
+            explicit attention beside fused.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"setting": _setting, "memory": _memory, "time": _time, "factors": _factors, "attention": _attention}
+    views = {"memory": _memory, "attention": _attention}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -148,43 +147,18 @@ def peaks(record: dict) -> dict[str, dict[int, float]]:
             for kind in ("explicit", "fused")}
 
 
-def _setting(record: dict) -> str:
-    hardware, config = record["hardware"], record["config"]
-    return (f"measured on: {hardware.get('gpu') or hardware['processor']}, threads: {hardware['threads']}, "
-            f"at least {config['repeats']} repeats, sequences of up to {config['max_tokens']:,} tokens")
-
-
 def _memory(record: dict) -> Figure:
-    return _by_side(record, "peak_bytes", 2**20, "peak memory (MiB)", "take {:,.0f}× the memory of")
-
-
-def _time(record: dict) -> Figure:
-    return _by_side(record, "seconds", 1e-3, "time of one forward pass (ms)", "take {:,.0f}× as long as")
-
-
-def _by_side(record: dict, quantity: str, unit: float, label: str, claim: str) -> Figure:
-    """One quantity against the image's side, a curve for each patch size, with explicit attention."""
-    names = {1: "one token a pixel", 4: "4×4 patches", 8: "8×8 patches", 16: "16×16 patches"}
+    """Peak memory against the image's side, a curve for each patch size, with explicit attention."""
+    names = {1: "one token per pixel", 4: "4×4 patches", 8: "8×8 patches", 16: "16×16 patches"}
     series = {}
     for size, name in names.items():
         runs = [run for run in record["runs"] if (run["patch_size"], run["attention"]) == (size, "explicit")]
-        series[name] = [run["image_size"] for run in runs], [run[quantity] / unit for run in runs]
+        series[name] = [run["image_size"] for run in runs], [run["peak_bytes"] / 2**20 for run in runs]
     side = record["summary"]["image_size"]
-    title = f"At {side}×{side}, pixels {claim.format(factors(record)[4][quantity])} 4×4 patches"
-    figure = plots.lines(series, "side of the image (pixels)", label, title, logx=True, logy=True)
+    title = f"At {side}×{side}, pixels take {factors(record)[4]['peak_bytes']:,.0f}× the memory of 4×4 patches"
+    figure = plots.lines(series, "side of the image (pixels)", "peak memory (MiB)", title, logx=True, logy=True)
     figure.axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=3)  # above the curves
     return figure
-
-
-def _factors(record: dict) -> str:
-    side, by_size = record["summary"]["image_size"], factors(record)
-    lines = [f"{side}×{side}: pixels over patches",
-             f"{'patch':>6} {'tokens (P²)':>12} {'time':>8} {'memory':>8} {'P⁴':>8} {'memory, fused':>15}"]
-    for size, times in by_size.items():
-        lines.append(f"{size:>4}×{size:<2} {times['tokens']:>11,.0f} {times['seconds']:>8,.0f} "
-                     f"{times['peak_bytes']:>8,.0f} {size**4:>8,} {times['peak_bytes_fused']:>15,.0f}")
-    between = [f"{size}×{size}" for size, times in by_size.items() if size**2 < times["seconds"] < size**4]
-    return "\n".join([*lines, f"time falls by something between P² and P⁴ for: {', '.join(between) or 'none'}"])
 
 
 def _attention(record: dict) -> Figure:

@@ -145,8 +145,10 @@ class Causal(nn.Module):
 def _costs(record: dict) -> str:
     rows = []
     for pixels, patches in zip(*(record["summary"][tokens]["by_size"] for tokens in TOKENS), strict=True):
-        rows.append([f"{pixels['image_size']} px", f"{pixels['tokens']:,} / {patches['tokens']}",
-                     *(f"{pixels[key] / unit:,.2f} / {patches[key] / unit:,.2f}"
-                       for key, unit in (("train_flops", 1e9), ("saved_bytes", 2**20))),
+        rows.append([f"{pixels['image_size']}×{pixels['image_size']}",
+                     *(f"{model['tokens']:,}" for model in (pixels, patches)),
+                     *(f"{model['train_flops'] / 1e9:,.2f}" for model in (pixels, patches)),
                      f"{pixels['train_flops'] / patches['train_flops']:.0f}"])
-    return records.table(["side", "tokens", "GFLOP", "MiB kept", "times the FLOPs"], rows)
+    side = record["config"]["patch_size"]
+    heads = ["image", "tokens: pixels", f"tokens: {side}×{side} patches", "GFLOP: pixels", "GFLOP: patches", "ratio"]
+    return records.table(heads, rows)

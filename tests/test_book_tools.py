@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "book/tools"), str(ROOT / "book/_ext")]
 
+import build  # noqa: E402
 import execute  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
@@ -278,3 +279,15 @@ def test_a_page_prints_the_number_that_the_record_holds(a_record: None, address:
 def test_a_wrong_address_of_a_number_says_what_is_there(a_record: None, address: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         vitbook.recorded(address)
+
+
+# ---------------------------------------------------------------- addresses of old
+
+
+def test_an_old_address_names_a_chapter_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    build.redirect(tmp_path)
+    for old, new in build.MOVED.items():
+        assert not (ROOT / old).with_suffix(".ipynb").exists()
+        assert (ROOT / "notebooks" / new).with_suffix(".ipynb").is_file()
+        assert f'url={new}"' in (tmp_path / old).read_text(encoding="utf-8")

@@ -19,7 +19,10 @@ sys.path.append(str(ROOT / "book/tools"))
 import vendor  # noqa: E402
 
 SITE = ROOT / "_build/html"
-PAGES = sorted(str(path.relative_to(SITE)) for part in ("book", "notebooks") for path in (SITE / part).glob("*.html"))
+MOVED = {"notebooks/02_positions.html": "notebooks/03_positions.html",
+         "notebooks/03_attention.html": "notebooks/02_attention.html"}
+PAGES = sorted({str(path.relative_to(SITE)) for part in ("book", "notebooks") for path in (SITE / part).glob("*.html")}
+               - set(MOVED))
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 MARKUP = r"\{(term|cite|doc|ref|eq|numref|glue)[:a-z]*\}|\[\?\]|\?\?\?|\| *(-+|–|—) *\||\*\*[^*\n]+\*\*"
@@ -232,3 +235,9 @@ def test_search_finds_a_word(tab: Page, base: str) -> None:
 def test_the_front_door_leads_to_the_first_page(tab: Page, base: str) -> None:
     tab.goto(f"{base}index.html")
     tab.wait_for_url("**/book/preface.html")
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_address_leads_to_the_page_that_moved(tab: Page, base: str, old: str) -> None:
+    tab.goto(f"{base}{old}#summary")
+    tab.wait_for_url(f"**/{MOVED[old]}#summary")

@@ -22,6 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "_build/source"
 SITE = ROOT / "_build/html"
 
+# Pages that have moved: the old address, and the new one beside it.
+MOVED = {"notebooks/02_positions.html": "03_positions.html", "notebooks/03_attention.html": "02_attention.html"}
+REDIRECT = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="1; url={new}">
+<link rel="canonical" href="{new}">
+<title>This page has moved</title>
+<script>location.replace("{new}" + location.hash)</script>
+<p>This page has moved to <a href="{new}">{new}</a>.</p>
+</html>
+"""
+
 
 def stage() -> None:
     """Copy what the pages are made from to a folder of their own."""
@@ -48,6 +61,12 @@ def build() -> int:
     return run.returncode
 
 
+def redirect(site: Path = SITE) -> None:
+    """Write a page at each old address that leads to the new one, from a disk as from a server."""
+    for old, new in MOVED.items():
+        (site / old).write_text(REDIRECT.format(new=new), encoding="utf-8")
+
+
 def main() -> None:
     """Read the command line, build, and say where the pages are."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -62,6 +81,7 @@ def main() -> None:
     if build():
         (SITE / "index.html").unlink(missing_ok=True)  # so that no test takes these pages for the book
         sys.exit("FAILED the pages: see the warnings above")
+    redirect()
     print(f"\nThe book is built. Open {(SITE / 'index.html').as_uri()}")
 
 

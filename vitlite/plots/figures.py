@@ -287,7 +287,7 @@ def overlay(
 
     Args:
         image: ``[C, H, W]`` or ``[H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        maps: ``[N, h, w]``, not negative, of any grid; stretched over the image and interpolated.
+        maps: ``[N, h, w]``, not negative, of any grid; each cell is drawn as a rectangle over its part of the image.
         titles: One short text above each map.
         columns: Pictures in a row; the first picture is the image itself.
 
