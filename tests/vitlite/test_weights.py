@@ -34,6 +34,7 @@ def perturbed(model):
         {"position": "learned-2d", "registers": 2},
         {"position": "relative", "distillation": True},
         {"position": "sincos-2d", "pool": "mean", "class_token": True},
+        {"position": "rotary", "image_size": (16, 24)},
         {"prefix_positions": False, "registers": 1},
     ],
 )
