@@ -1,4 +1,4 @@
-"""Position embeddings: every kind the paper tries, and what happens to each at another resolution.
+"""Position embeddings: every kind the paper tries, rotary ones, and what happens to each at another resolution.
 
 A position table has shape ``[1, prefix + N, D]``: first the positions of the prefix tokens (the class token, say), then
 one row for each patch, row by row from the top left of the image.
