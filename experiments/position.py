@@ -26,7 +26,6 @@ from experiments.disturb import shuffle
 from experiments.measure import loaded, trained
 from experiments.statistics import grouped, interval, paired
 from vitlite import ViT, ViTConfig, checks
-from vitlite.position import KINDS
 from vitlite.train import Recipe, evaluate
 from vitlite.train.device import autocast_dtype
 
@@ -40,7 +39,8 @@ DATASET = (
 
 # Mean pooling: no class token, so that every kind says where the patches are and nothing else.
 MODEL = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
-KEPT = {"positions": list(KINDS), "seeds": [0, 1, 2]}
+KINDS = ["none", "learned-1d", "learned-2d", "relative", "sincos-2d"]
+KEPT = {"positions": KINDS, "seeds": [0, 1, 2]}
 SCALES = {
     "quick": KEPT | {
         "data": {"scenes": {"train_images": 640, "held_out": 200, "image_size": 16}},
@@ -142,7 +142,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``position``.
-        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each set and kind.
+        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each kind.
 
     Raises:
         ValueError: If it is none of these.
@@ -159,13 +159,15 @@ def _opening(record: dict) -> str:
 
 
 def _table(record: dict) -> str:
-    head = ("images", "positions", "test images (%)", "over none", "over learned-1d", "shuffled (%)",
-            "paper: over none")
+    names = list(record["summary"])
+    head = ("positions", *(f"{name}{more}" for name in names for more in (" (%)", ": over none")), "paper: over none")
     rows = []
-    for name, kinds in record["summary"].items():
-        for kind, row in kinds.items():
-            gaps = [records.percent(row[over], "+") if row[over] else "" for over in ("over_none", "over_learned-1d")]
-            paper = f"{100 * (PAPER[kind] - PAPER['none']):+.1f}" if kind in PAPER and kind != "none" else ""
-            rows.append([name, kind, records.percent(row["test_accuracy"]), *gaps,
-                         f"{100 * row['shuffled_accuracy']['mean']:.1f}", paper])
-    return records.table(head, rows, left=2)
+    for kind in record["config"]["positions"]:
+        row = [kind]
+        for name in names:
+            found = record["summary"][name][kind]
+            gap = found["over_none"]
+            row += [records.percent(found["test_accuracy"]), records.percent(gap, "+") if gap else ""]
+        row.append(f"{100 * (PAPER[kind] - PAPER['none']):+.1f}" if kind in PAPER and kind != "none" else "")
+        rows.append(row)
+    return records.table(head, rows)

@@ -69,7 +69,8 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, dropout: float = 0.0, relative: position.RelativeKeys | None = None
+        self, embed_dim: int, num_heads: int, dropout: float = 0.0, relative: position.RelativeKeys | None = None,
+        rotary: position.Rotary | None = None,
     ) -> None:
         super().__init__()
         checks.heads(embed_dim, num_heads)
@@ -78,7 +79,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.projection = nn.Linear(embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
-        self.relative = relative
+        self.relative, self.rotary = relative, rotary
         self.checks_input = True
 
     def weights(self, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -92,6 +93,8 @@ class Attention(nn.Module):
             checks.tokens(x, self.qkv.in_features)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, h, D/h]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, D/h]
+        if self.rotary is not None:
+            query, key = self.rotary(query), self.rotary(key)  # turned by row and column
         bias = self.relative(query * self.scale) if self.relative is not None else None  # [B, h, T, T] (App. D.4)
         attention = None
         if return_attention or not fused_pays(query):
@@ -159,7 +162,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
         relative = position.RelativeKeys(*sizes) if config.position == "relative" else None
-        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative)
+        turned = config.grid, config.prefix_tokens, config.embed_dim // config.num_heads
+        rotary = position.Rotary(*turned) if config.position == "rotary" else None
+        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative, rotary)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(config.embed_dim, config.mlp_dim, config.dropout, config.gelu)
         self.drop_path = DropPath(drop_path)
@@ -252,7 +257,7 @@ class ViT(nn.Module):
     def position_table(self) -> Tensor | None:
         """What is added to the tokens: ``[1, prefix + N, D]``, or ``[1, N, D]`` where prefix tokens have none.
 
-        None without positions, and with relative ones, which have no vector for a position.
+        None without positions, and with relative and rotary ones, which have no vector for a position.
         """
         return self.position() if isinstance(self.position, nn.Module) else self.position
 
@@ -320,8 +325,9 @@ class ViT(nn.Module):
         grids = self.config.grid, model.config.grid
         model.position = position.at_grid(self.position, *grids, self.config.table_prefix, convention)
         for block in model.blocks:
-            keys = block.attention.relative
-            block.attention.relative = position.at_grid(keys, *grids, self.config.prefix_tokens, convention)
+            for name in ("relative", "rotary"):
+                old = getattr(block.attention, name)
+                setattr(block.attention, name, position.at_grid(old, *grids, self.config.prefix_tokens, convention))
         return model
 
     def reset_head(self, num_classes: int) -> ViT:

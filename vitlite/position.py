@@ -1,4 +1,4 @@
-"""Position embeddings: every kind the paper tries, and what happens to each at another resolution.
+"""Position embeddings: every kind the paper tries, rotary ones, and what happens to each at another resolution.
 
 A position table has shape ``[1, prefix + N, D]``: first the positions of the prefix tokens (the class token, say), then
 one row for each patch, row by row from the top left of the image.
@@ -16,12 +16,16 @@ from vitlite import checks
 from vitlite.checks import Grid
 
 __all__ = [
-    "CONVENTIONS", "KINDS", "Learned2D", "RelativeKeys", "SinCos2D", "at_grid", "check_width", "interpolate",
-    "learned_table", "make", "sincos_table",
+    "CONVENTIONS", "KINDS", "ROTARY_BASE", "Learned2D", "RelativeKeys", "Rotary", "SinCos2D", "at_grid", "check_width",
+    "interpolate", "learned_table", "make", "rotary_angles", "sincos_table",
 ]
 
 #: What ``ViTConfig.position`` may be.
-KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d")
+KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", "rotary")
+
+#: Rotary frequencies fall from 1 towards 1 / ROTARY_BASE radians a patch. Text has 10,000; a grid of patches is short,
+#: so Heo et al. (2024) take 100.
+ROTARY_BASE = 100
 
 #: How each library resamples a grid of position embeddings: arguments of ``torch.nn.functional.interpolate``.
 CONVENTIONS: dict[str, dict] = {
@@ -61,7 +65,7 @@ def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parame
 
     Returns:
         The table itself for ``"learned-1d"``; a module that gives the table when called for ``"learned-2d"`` and
-        ``"sincos-2d"``; None for ``"none"``, and for ``"relative"``, whose embeddings live in each attention.
+        ``"sincos-2d"``; None for ``"none"``, and for ``"relative"`` and ``"rotary"``, which live in each attention.
 
     Example:
         >>> make("learned-1d", (4, 4), prefix_tokens=1, embed_dim=8).shape
@@ -254,14 +258,94 @@ class RelativeKeys(nn.Module):
         return new.to(self.offsets.device)
 
 
+def rotary_angles(grid: Grid, head_width: int) -> Tensor:
+    """By which angle each patch's queries and keys are turned, pair by pair (Su et al., 2021, in two dimensions).
+
+    The channels of a head are taken in pairs. The first half of the pairs is turned by the patch's row, the second half
+    by its column: the row or column, times a frequency. Each half has D/4h frequencies, falling geometrically from 1
+    towards ``1 / ROTARY_BASE``.
+
+    Args:
+        grid: Rows and columns of patches.
+        head_width: Channels of one head, D/h; a multiple of 4.
+
+    Returns:
+        Radians, ``[rows * columns, head_width / 2]``, float64.
+
+    Raises:
+        ValueError: If the width is no multiple of 4.
+
+    Example:
+        >>> rotary_angles((1, 3), 4)
+        tensor([[0., 0.],
+                [0., 1.],
+                [0., 2.]], dtype=torch.float64)
+    """
+    checks.grid(grid)
+    check_head_width(head_width)
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    quarter = head_width // 4
+    frequencies = ROTARY_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)  # [D/4h]
+    return torch.cat([index.flatten()[:, None] * frequencies for index in (rows, columns)], dim=1)
+
+
+def check_head_width(head_width: int) -> None:
+    """Refuse heads whose channels cannot be cut into pairs for the row and as many for the column."""
+    checks.at_least(1, head_width=head_width)
+    if head_width % 4:
+        raise ValueError(f"a head has {head_width} channels; rotary positions need a multiple of 4, pairs for the row "
+                         "and as many for the column: change embed_dim or num_heads")
+
+
+class Rotary(nn.Module):
+    """Rotary positions: turns queries and keys, so that their product depends on how far apart two patches are.
+
+    Channels 2i and 2i + 1 of a head are a point in the plane, turned by the i-th of the ``rotary_angles``. Turning
+    changes no length, and the product of two turned vectors depends on the difference of their angles alone. Prefix
+    tokens are not turned, as if they stood on the first patch. Nothing is learned.
+
+    The same as timm's ``RotaryEmbedding(in_pixels=False, temperature=100)``. Other layouts of the pairs, such as
+    DINOv3's, are this one with a head's channels in another order.
+
+    Example:
+        >>> turn = Rotary((4, 6), prefix_tokens=1, head_width=8)
+        >>> turn(torch.randn(2, 4, 25, 8)).shape  # queries or keys of 4 heads
+        torch.Size([2, 4, 25, 8])
+    """
+
+    def __init__(self, grid: Grid, prefix_tokens: int, head_width: int) -> None:
+        super().__init__()
+        checks.at_least(0, prefix_tokens=prefix_tokens)
+        angles = F.pad(rotary_angles(grid, head_width), (0, 0, prefix_tokens, 0))  # by 0: not at all
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Queries or keys ``[B, h, T, D/h]`` -> the same, each pair of channels turned."""
+        tokens, width = self.cos.shape[0], 2 * self.cos.shape[1]
+        if x.ndim != 4 or x.shape[2:] != (tokens, width):
+            raise ValueError(f"queries or keys have shape {list(x.shape)}, expected [batch, heads, {tokens}, {width}]")
+        a, b = x.unflatten(3, (-1, 2)).unbind(4)  # each [B, h, T, D/2h]
+        turned = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=4)
+        return turned.flatten(3).to(x.dtype)
+
+    def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> Rotary:
+        """For another grid: the angles of that grid. A step to the next patch turns as far as before."""
+        if old_grid[0] * old_grid[1] + prefix_tokens != len(self.cos):
+            raise ValueError(f"these angles are for {len(self.cos)} tokens, old grid is {_by(old_grid)} with "
+                             f"{prefix_tokens} prefix tokens")
+        return Rotary(new_grid, prefix_tokens, 2 * self.cos.shape[1]).to(self.cos)
+
+
 def at_grid(
     positions: nn.Parameter | nn.Module | None, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str
 ) -> nn.Parameter | nn.Module | None:
-    """What ``make`` gave (or a ``RelativeKeys``), for another grid of patches; nothing is shared with the old.
+    """What ``make`` gave (or ``RelativeKeys``, or ``Rotary``), for another grid; nothing is shared with the old.
 
     A learned or a sin-cos table is interpolated; row and column halves are, each along its own line; relative
-    embeddings are resampled by the step across the image that their offset means. The arguments are those of
-    ``interpolate``; for ``RelativeKeys``, ``prefix_tokens`` counts all of them.
+    embeddings are resampled by the step across the image that their offset means; rotary angles are those of the new
+    grid. The arguments are those of ``interpolate``; for the two that live in attention, ``prefix_tokens`` counts all
+    of them.
 
     Example:
         >>> at_grid(Learned2D((4, 4), 1, 8), (4, 4), (6, 6), prefix_tokens=1, convention="jax")().shape
@@ -273,7 +357,7 @@ def at_grid(
     if isinstance(positions, nn.Parameter):
         return _copied(positions, old_grid, new_grid, prefix_tokens, convention)
     if not hasattr(positions, "resampled"):
-        raise TypeError(f"positions are a {type(positions).__name__}; expected what make gives, or RelativeKeys")
+        raise TypeError(f"positions are a {type(positions).__name__}; expected what make gives, RelativeKeys or Rotary")
     if tuple(old_grid) == tuple(new_grid):
         return copy.deepcopy(positions)
     return positions.resampled(old_grid, new_grid, prefix_tokens, convention)

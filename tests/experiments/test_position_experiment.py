@@ -7,9 +7,8 @@ import torch
 
 from experiments import position, statistics
 from vitlite import data
-from vitlite.position import KINDS
 
-CPU = position.SCALES["cpu"]
+KINDS, CPU = position.KINDS, position.SCALES["cpu"]
 TINY = position.SCALES["quick"] | {"steps": 4}
 
 

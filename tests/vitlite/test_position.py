@@ -1,5 +1,6 @@
 """Position tables: what interpolation keeps, and that it equals the library it is named after."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from vitlite import ViT, ViTConfig, position
+from vitlite import ViT, ViTConfig, cost, position
 
 
 def table(tokens=17, width=8):
@@ -207,7 +208,7 @@ def test_sincos_is_the_formula_and_is_not_trained():
     assert torch.equal(z[0, 0], model.class_token[0, 0]), "the class token has no place"
 
 
-@pytest.mark.parametrize("kind", ["none", "relative"])
+@pytest.mark.parametrize("kind", ["none", "relative", "rotary"])
 def test_kinds_without_a_table(kind):
     model = build(position=kind)
     assert model.position_table() is None
@@ -268,6 +269,110 @@ def test_relative_attention_moves_with_the_sequence():
     torch.testing.assert_close(logits[..., 1:, 1:], logits[..., :-1, :-1])
 
 
+def queries_and_keys(heads=3, tokens=12, width=8):
+    return torch.randn(2, 2, heads, tokens, width, generator=torch.Generator().manual_seed(3))
+
+
+def test_rotary_turns_each_pair_by_its_row_or_its_column():
+    """A pair of channels is a complex number; turning it by an angle multiplies it by exp(i angle)."""
+    x = queries_and_keys(width=16)[0].double()
+    turned = position.Rotary((3, 4), 0, 16)(x)
+    frequencies = 100.0 ** (-np.arange(4) / 4)  # 1 radian a patch, then slower
+    for patch in range(12):
+        angles = np.concatenate([patch // 4 * frequencies, patch % 4 * frequencies])
+        pairs = torch.view_as_complex(x[:, :, patch].unflatten(-1, (8, 2)).contiguous())
+        wanted = pairs * torch.from_numpy(np.exp(1j * angles))
+        torch.testing.assert_close(turned[:, :, patch], torch.view_as_real(wanted).flatten(-2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (8, 8), (5, 2)])
+@pytest.mark.parametrize("kind", [timm.layers.RotaryEmbedding, timm.layers.RotaryEmbeddingCat])
+def test_rotary_is_timms_of_patch_numbers(grid, kind):
+    theirs = kind(16, in_pixels=False, temperature=100, feat_shape=list(grid))
+    query, key = queries_and_keys(tokens=1 + grid[0] * grid[1], width=16)
+    ours = position.Rotary(grid, 1, 16)
+    found = theirs.get_embed()
+    sin, cos = found if isinstance(found, tuple) else found.chunk(2, -1)
+    for x in (query, key):
+        assert torch.equal(ours(x)[:, :, 0], x[:, :, 0]), "the class token is not turned"
+        turned = timm.layers.apply_rot_embed(x[:, :, 1:], sin, cos)
+        torch.testing.assert_close(ours(x)[:, :, 1:], turned, rtol=0, atol=1e-6)
+
+
+def test_rotary_scores_depend_on_the_offset_alone():
+    """One query and one key everywhere: two pairs of patches with the same step between them score alike."""
+    query, key = queries_and_keys(tokens=1).expand(-1, -1, -1, 20, -1).double()
+    turn = position.Rotary((4, 5), 0, 8)
+    scores = (turn(query) @ turn(key).transpose(2, 3)).unflatten(3, (4, 5)).unflatten(2, (4, 5))
+    torch.testing.assert_close(scores[:, :, 1:, :, 1:], scores[:, :, :-1, :, :-1], rtol=0, atol=1e-6)  # one row down
+    torch.testing.assert_close(scores[..., 2:, :, 2:], scores[..., :-2, :, :-2], rtol=0, atol=1e-6)  # two columns on
+    assert (scores[..., 1, :, 1] - scores[..., 0, :, 1]).abs().max() > 0.1, "another step scores otherwise"
+
+
+def test_rotary_leaves_lengths_and_one_place_alone():
+    query, key = queries_and_keys().double()
+    turn = position.Rotary((3, 4), 0, 8)
+    torch.testing.assert_close(turn(query).norm(dim=-1), query.norm(dim=-1), rtol=0, atol=1e-6)
+    torch.testing.assert_close((turn(query) * turn(key)).sum(-1), (query * key).sum(-1), rtol=0, atol=1e-6)
+
+
+def test_shifting_every_patch_changes_no_rotary_output():
+    """A 3×4 window of a larger grid gives the scores of the 3×4 grid, wherever the window lies."""
+    query, key = queries_and_keys(tokens=7 * 9)
+    small, large = position.Rotary((3, 4), 0, 8), position.Rotary((7, 9), 0, 8)
+    window = (torch.arange(2, 5)[:, None] * 9 + torch.arange(5, 9)).flatten()
+    there = large(query)[:, :, window] @ large(key)[:, :, window].transpose(2, 3)
+    here = small(query[:, :, window]) @ small(key[:, :, window]).transpose(2, 3)
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-5)
+
+
+def test_rotary_attention_explicit_fused_and_by_hand_agree():
+    attention = build(position="rotary").blocks[0].attention
+    x = torch.randn(2, 13, 24)
+    query, key, value = attention.qkv(x).unflatten(-1, (3, 3, 8)).permute(2, 0, 3, 1, 4)
+    query, key = attention.rotary(query), attention.rotary(key)
+    weights = (query @ key.transpose(2, 3) / 8**0.5).softmax(-1)
+    mixed = attention.projection((weights @ value).transpose(1, 2).flatten(2))
+    for explicit in (True, False):
+        torch.testing.assert_close(attention(x, explicit)[0], mixed)
+    torch.testing.assert_close(attention(x, True)[1], weights)
+
+
+def test_rotary_at_another_resolution_keeps_every_weight_and_every_step():
+    model = build(position="rotary", registers=1)
+    larger = model.at_resolution((20, 24))
+    assert larger.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(larger.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    fresh = ViT(larger.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(larger(images(20, 24)), fresh(images(20, 24)))
+
+
+def test_rotary_costs_no_parameter_no_matrix_product_and_no_memory():
+    plain, turned = build(position="none"), build(position="rotary")
+    assert cost.parameters(turned) == cost.parameters(plain)
+    assert cost.flops(turned, (12, 16)) == cost.flops(plain, (12, 16))
+    assert cost.saved_bytes(turned, (12, 16)) == cost.saved_bytes(plain, (12, 16)), "the turned take the others' place"
+
+
+def test_rotary_in_bfloat16_and_float64():
+    model = build(position="rotary", registers=1)
+    exact = copy.deepcopy(model).double()(images().double())
+    torch.testing.assert_close(model(images()).double(), exact, rtol=0, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images()).sum().backward()
+        with torch.no_grad():
+            rough = model(images())
+    assert (rough.float() - model(images())).abs().max() < 0.1
+
+
+def test_rotary_is_compiled_and_exported():
+    model = build(position="rotary").eval()
+    wanted = model(images())
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(images()), wanted)
+    torch.testing.assert_close(torch.export.export(model, (images(),)).module()(images()), wanted)
+
+
 @pytest.mark.parametrize("kind", position.KINDS)
 @pytest.mark.parametrize("convention", position.CONVENTIONS)
 @pytest.mark.parametrize("changes", [{}, {"distillation": True, "registers": 2}, {"prefix_positions": False}])
@@ -323,8 +428,8 @@ def test_a_width_that_cannot_be_cut_is_refused(kind, width, message):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="position is 'rotary'.*'relative'"):
-        ViTConfig(position="rotary")
+    with pytest.raises(ValueError, match="position is 'learned-3d'.*'rotary'"):
+        ViTConfig(position="learned-3d")
     with pytest.raises(ValueError, match="convention is 'none'"):
         build(position="none").at_resolution(16, "none")
 
@@ -348,8 +453,8 @@ def test_what_does_not_fit_the_kinds_is_said():
         position.at_grid(keys, (4, 4), (5, 5), 0, "jax")
     with pytest.raises(ValueError, match="new grid is 0×5"):
         position.at_grid(keys, (3, 4), (0, 5), 0, "jax")
-    with pytest.raises(ValueError, match="kind is 'rotary'; expected one of 'none', 'learned-1d'"):
-        position.make("rotary", (3, 4), 0, 8)
+    with pytest.raises(ValueError, match="kind is 'learned-3d'; expected one of 'none', 'learned-1d'"):
+        position.make("learned-3d", (3, 4), 0, 8)
     with pytest.raises(ValueError, match="multiple of 4"):
         position.sincos_table((3, 4), 10)
 
@@ -371,6 +476,15 @@ def test_what_does_not_fit_the_kinds_is_said():
         (lambda: position.RelativeKeys(16, 1, True, 8)(torch.zeros(2, 4, 16, 2)), ValueError,
          r"queries have shape \[2, 4, 16, 2\], expected \[batch, heads, 17, 8 / heads\]"),
         (lambda: position.RelativeKeys(16, 1, True, 8)(torch.zeros(4, 17, 2)), ValueError, "queries have shape"),
+        (lambda: position.rotary_angles((3, 4), 6), ValueError, "a head has 6 channels; rotary.*multiple of 4"),
+        (lambda: position.rotary_angles((3, 0), 8), ValueError, "grid is 3×0"),
+        (lambda: position.Rotary((3, 4), -1, 8), ValueError, "prefix_tokens is -1"),
+        (lambda: position.Rotary((3, 4), 1, 8)(torch.zeros(2, 3, 12, 8)), ValueError,
+         r"shape \[2, 3, 12, 8\], expected \[batch, heads, 13, 8\]"),
+        (lambda: position.at_grid(position.Rotary((3, 4), 1, 8), (4, 4), (5, 5), 1, "jax"), ValueError,
+         "angles are for 13 tokens, old grid is 4×4"),
+        (lambda: ViTConfig(embed_dim=24, num_heads=4, position="rotary"), ValueError,
+         "a head has 6 channels.*change embed_dim or num_heads"),
         (lambda: position.at_grid(table(), (4, 4), (6, 6), 1, "jax"), TypeError, "positions are a Tensor"),
         (lambda: position.interpolate(table().numpy(), (4, 4), (6, 6)), TypeError, "expected a Tensor"),
         (lambda: position.interpolate(table().long(), (4, 4), (6, 6)), TypeError, "torch.int64; expected floating"),

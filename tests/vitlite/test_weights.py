@@ -34,6 +34,7 @@ def perturbed(model):
         {"position": "learned-2d", "registers": 2},
         {"position": "relative", "distillation": True},
         {"position": "sincos-2d", "pool": "mean", "class_token": True},
+        {"position": "rotary", "num_heads": 3, "image_size": (16, 24)},
         {"prefix_positions": False, "registers": 1},
     ],
 )
@@ -77,8 +78,8 @@ def test_what_is_saved_beside_a_model_is_none_of_its_own(tmp_path):
 
 
 def test_a_resampled_table_comes_back(tmp_path):
-    for kind in ("learned-1d", "learned-2d", "relative", "sincos-2d"):
-        model = perturbed(ViT(dataclasses.replace(SMALL, position=kind))).at_resolution((24, 16))
+    for kind in ("learned-1d", "learned-2d", "relative", "sincos-2d", "rotary"):
+        model = perturbed(ViT(dataclasses.replace(SMALL, num_heads=3, position=kind))).at_resolution((24, 16))
         again = weights.load(weights.save(model, tmp_path / "m.safetensors"))
         images = torch.randn(2, 3, 24, 16)
         assert torch.equal(again(images), model(images))

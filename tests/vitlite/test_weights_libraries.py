@@ -179,6 +179,7 @@ def test_what_timm_cannot_express_is_refused():
     for changes, message in (
         ({"head": "mlp"}, "hidden layer"),
         ({"position": "relative"}, "relative positions"),
+        ({"position": "rotary"}, "rotary positions"),
         ({"distillation": True, "registers": 1}, "registers beside"),
         ({"distillation": True, "pool": "mean"}, "mean beside"),
     ):
@@ -651,6 +652,7 @@ def test_logits_equal_torchvisions_on_the_way_out(changes):
         ({"registers": 1}, "distillation or register"),
         ({"gelu": "tanh"}, "approximate GELU"),
         ({"position": "relative"}, "relative positions"),
+        ({"position": "rotary"}, "rotary positions"),
     ],
 )
 def test_what_torchvision_cannot_express_is_refused(changes, message):

@@ -28,7 +28,7 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 # What ViTConfig cannot express, by the names it has in the libraries, and what ours has instead.
 INEXPRESSIBLE = {
     r"\b[qk]_norm|norm_[qk]\b": "normalised queries and keys; ours are compared as they are",
-    r"rope|rotary": "rotary positions, which turn queries and keys; ours are added to tokens or attention logits",
+    r"rope|rotary": "rotary positions, which turn queries and keys; ours are not filled from other libraries",
     r"norm_pre|pre_?layr?norm": "a norm before the first block; ours enter it as they are",
     r"attn_pool|MAPHead": "attention pooling, a layer of its own; ours takes the class token or the mean",
     r"w12|fc1_g|weights_in|\bgate": "a gated MLP or attention (as SwiGLU), which multiplies two branches; ours has one",
@@ -387,6 +387,7 @@ def never_expressed(model: ViT) -> dict[str, bool]:
     checks.kind(ViT, model=model)
     return {
         "relative positions": model.config.position == "relative",
+        "rotary positions": model.config.position == "rotary",
         "hybrid stem of vitlite's": not isinstance(model.patch_embed, PatchEmbed),
     }
 

@@ -251,7 +251,8 @@ def test_a_predictor_that_knows_nothing_pays_the_whole_price():
 
 
 FORMS = [{}, {"pool": "mean"}, {"pool": "mean", "class_token": True, "pool_norm": "after"}, {"head": "mlp"},
-         {"distillation": True, "registers": 2}, {"position": "sincos-2d"}, {"position": "relative"}]
+         {"distillation": True, "registers": 2}, {"position": "sincos-2d"}, {"position": "relative"},
+         {"position": "rotary"}]
 
 
 @pytest.mark.parametrize("target", ["colour", "pixels"])
