@@ -89,7 +89,7 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
     """
     graph = _Graph(path)
     library, prefix, projection = graph.encoder()
-    library = library._replace(title=f"{Path(path).name}, {library.title}")
+    library = library._replace(title=f"{Path(path).name}, {library.title}", untold=())
     tokens, late, table, resampled = graph.embedding(projection)
     if late:  # of these models alone transformers resamples with antialiasing
         library = library._replace(convention="timm")
