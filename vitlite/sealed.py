@@ -6,6 +6,7 @@ seen, which safetensors alone does not: it checks the layout of a file, not its 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,7 @@ def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno:  # the system's own: no right to read, a disk that fails
+        if error.errno not in (None, errno.EINVAL):  # the system's own: no right to read, a disk that fails
             raise
         raise ValueError(f"{path} is {problem} ({error}); {advice}") from error
     except Exception as error:  # every parser has classes of its own, and damage leads anywhere
