@@ -51,7 +51,7 @@ test: ## all tests: units, then chapters, then pages
 	@$(MAKE) --no-print-directory test-pages
 
 test-unit: $(INSTALLED) ## test the library and the tools
-	@$(CPU) $(BIN)/python -m pytest -q tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
+	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
 
 test-hard: $(INSTALLED) ## random calls, damaged files and kills at random moments: the long form of tests/property
 	@$(CPU) VITLITE_HARD=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/property
