@@ -11,7 +11,7 @@ CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
 WORKERS = $$($(BIN)/python book/tools/workers.py)
 
-.PHONY: help install book html lab execute smoke-full stamp test test-unit test-notebooks test-pages lint benchmark clean
+.PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -52,6 +52,9 @@ test: ## all tests: units, then chapters, then pages
 
 test-unit: $(INSTALLED) ## test the library and the tools
 	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
+
+test-hard: $(INSTALLED) ## random calls, damaged files and kills at random moments: the long form of tests/property
+	@$(CPU) VITLITE_HARD=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/property
 
 test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
 	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks

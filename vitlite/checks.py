@@ -96,8 +96,11 @@ def images(images: Tensor, in_channels: int, image_size: Size | None = None) -> 
 
 
 def precision(images: Tensor, weight: Tensor) -> None:
-    """Not double precision on one side alone, as numpy has it by default: autocast does not mend that."""
-    if (images.dtype == torch.float64) != (weight.dtype == torch.float64):
+    """Images of the weights' type; under autocast only not double precision on one side alone, as numpy has it."""
+    if images.dtype == weight.dtype:
+        return
+    mends = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, weight.dtype)
+    if not mends:
         raise TypeError(f"images are {images.dtype}, the model's weights {weight.dtype}; pass "
                         f"images.to({weight.dtype})")
 
@@ -109,3 +112,13 @@ def tokens(tokens: Tensor, embed_dim: int, count: int | None = None, what: str =
     if tokens.ndim != 3 or tokens.shape[2] != embed_dim or count not in (None, tokens.shape[1]):
         hint = "" if count is None else "; the stride of patch_embed must equal patch_size, its width embed_dim"
         raise ValueError(f"{what} {list(tokens.shape)}, expected [{', '.join(map(str, expected))}]{hint}")
+
+
+def queries(query: Tensor, count: int, width: int) -> None:
+    """Queries ``[B, h, T, D/h]`` of so many tokens, whose heads together have this width."""
+    if query.ndim != 4 or query.shape[2] != count or query.shape[1] * query.shape[3] != width:
+        raise ValueError(f"queries have shape {list(query.shape)}, expected [batch, heads, {count}, {width} / heads]")
+
+
+for _check in ("images", "precision", "tokens", "divides", "queries"):
+    torch.fx.wrap(_check)  # torch.fx takes a check as one step of the graph, and does not look inside

@@ -45,7 +45,8 @@ class PatchEmbed(nn.Module):
             checks.images(images, self.in_channels)
             checks.divides(images.shape[2:], self.patch_size)
         height, width = self.patch_size
-        patches = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, C, rows, P, columns, P]
+        rows, columns = images.shape[2] // height, images.shape[3] // width
+        patches = images.reshape(-1, self.in_channels, rows, height, columns, width)  # [B, C, rows, P, columns, P]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·P·P]
         return self.projection(patches)  # [B, N, D]
 
@@ -54,8 +55,11 @@ def fused_pays(query: Tensor) -> bool:
     """Whether to call torch's fused attention for queries ``[B, h, T, D/h]``; measured by ``benchmarks/attention.py``.
 
     Everywhere but in bfloat16 on a CPU: there two plain matrix products are up to ten times as fast, as long as their
-    map ``[T, T]`` stays small.
+    map ``[T, T]`` stays small. A tracer of torch.fx has no device yet and takes it; an exporter to ONNX, which takes it
+    apart, does not.
     """
+    if isinstance(query, torch.fx.Proxy) or torch.onnx.is_in_onnx_export():
+        return isinstance(query, torch.fx.Proxy)
     return query.device.type != "cpu" or query.dtype != torch.bfloat16 or query.shape[-2] > 1000
 
 

@@ -132,7 +132,9 @@ class Learned2D(nn.Module):
         new = Learned2D(new_grid, prefix_tokens, 2 * self.rows.shape[2])
         new.prefix = _copied(self.prefix)
         for name, old, wanted in (("rows", old_grid[0], new_grid[0]), ("columns", old_grid[1], new_grid[1])):
-            setattr(new, name, _copied(getattr(self, name), (old, 1), (wanted, 1), 0, convention))
+            old_line = getattr(self, name)
+            line = _interpolated(old_line.detach(), (old, 1), (wanted, 1), 0, convention)  # also where this side stays
+            setattr(new, name, nn.Parameter(line.clone(), requires_grad=old_line.requires_grad))
         return new
 
 
@@ -223,14 +225,14 @@ class RelativeKeys(nn.Module):
 
     def forward(self, query: Tensor) -> Tensor:
         """Logits to add to the content's: scaled queries ``[B, h, T, D/h]`` -> ``[B, h, T, T]``."""
-        tokens, width = len(self.index), self.offsets.shape[1]
-        if query.ndim != 4 or query.shape[2] != tokens or query.shape[1] * query.shape[3] != width:
-            raise ValueError(f"queries have shape {list(query.shape)}, expected "
-                             f"[batch, heads, {tokens}, {width} / heads]")
+        width = self.offsets.shape[1]
+        checks.queries(query, len(self.index), width)
         zero = self.offsets.new_zeros(1, width)  # the key of a prefix token without position
         keys = torch.cat([self.offsets, zero if self.prefix is None else self.prefix])  # [2N - 1 + 1 or 3, D]
         keys = keys.unflatten(1, (query.shape[1], -1)).permute(1, 2, 0)  # [h, D/h, offsets]
         logits = query @ keys  # [B, h, T, offsets]
+        if isinstance(logits, torch.fx.Proxy) or torch.onnx.is_in_onnx_export():  # these know no size of a batch
+            return logits[:, :, torch.arange(len(self.index))[:, None], self.index]
         return logits.gather(3, self.index.expand(*logits.shape[:2], -1, -1))  # [B, h, T, T]
 
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> RelativeKeys:
@@ -246,7 +248,13 @@ class RelativeKeys(nn.Module):
         r, c = torch.arange(1 - rows, rows), torch.arange(1 - columns, columns)
         picture = self.offsets.detach()[(r[:, None] * columns + c + rows * columns - 1).flatten()]
         old_steps, new_steps = ((2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old_grid, new_grid))
-        picture = interpolate(picture[None], old_steps, new_steps, 0, convention)[0].unflatten(0, new_steps)
+        picture = picture.unflatten(0, old_steps)
+        for axis in (0, 1):
+            if new_steps[axis] == 1:  # no step at all: the middle one, which a convention may take from the border
+                picture = picture.narrow(axis, old_steps[axis] // 2, 1)
+        old_steps = tuple(picture.shape[:2])
+        picture = interpolate(picture.flatten(0, 1)[None], old_steps, new_steps, 0, convention)[0]
+        picture = picture.unflatten(0, new_steps)
         rows, columns = new_grid
         offsets = torch.arange(1 - rows * columns, rows * columns)
         r = (offsets / columns).round().long().clamp(1 - rows, rows - 1)
@@ -415,15 +423,22 @@ def interpolate(
                          f"{rows}×{columns}; check old_grid and prefix_tokens")
     if tuple(new_grid) == tuple(old_grid):
         return table
+    return _interpolated(table, old_grid, new_grid, prefix_tokens, convention)
+
+
+def _interpolated(table: Tensor, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> Tensor:
     prefix, patches = table[:, :prefix_tokens], table[:, prefix_tokens:]
-    picture = patches.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)  # [1, D, rows, columns]
+    picture = patches.unflatten(1, tuple(old_grid)).permute(0, 3, 1, 2)  # [1, D, rows, columns]
     picture = _resize(picture.to(torch.promote_types(table.dtype, torch.float32)), new_grid, **CONVENTIONS[convention])
     patches = picture.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)  # [1, new_rows * new_columns, D]
     return torch.cat([prefix, patches], dim=1)
 
 
 def _resize(picture: Tensor, new_grid: Grid, offset: float | None = None, **how) -> Tensor:
+    # Channels last, at least two: torch's antialiased resize of another layout to one column is wrong by up to 2.
+    count = picture.shape[1]
+    picture = picture.expand(-1, max(count, 2), -1, -1).contiguous(memory_format=torch.channels_last)
     if offset is None:
-        return F.interpolate(picture, size=tuple(new_grid), **how)
+        return F.interpolate(picture, size=tuple(new_grid), **how)[:, :count]
     factors = [(new + offset) / old for new, old in zip(new_grid, picture.shape[2:], strict=True)]
-    return F.interpolate(picture, scale_factor=factors, **how)
+    return F.interpolate(picture, scale_factor=factors, **how)[:, :count]

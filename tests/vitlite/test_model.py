@@ -1,6 +1,7 @@
 """The model against the paper's statements, and against torch's own modules."""
 
 import dataclasses
+import io
 from unittest.mock import Mock
 
 import pytest
@@ -421,3 +422,40 @@ def test_pieces_that_stand_alone_check_what_they_get(counts):
     assert counts() == (1, 0, 0, 1)
     Block(SMALL)(Attention(24, 4)(torch.zeros(2, 9, 24))[0])
     assert counts() == (1, 0, 2, 1)
+
+
+@pytest.mark.parametrize("kind", ["learned-1d", "relative"])
+@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.filterwarnings("ignore")  # the exporters remark on themselves
+def test_tools_that_trace_get_the_model_for_any_batch(kind, pool):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = ViT(dataclasses.replace(TRACED, position=kind, pool=pool)).eval()
+    images, five = torch.randn(2, 3, 16, 16), torch.randn(5, 3, 16, 16)
+    wanted = model(five)
+    options = {"input_names": ["images"], "verbose": False}
+    for exporter in ({"dynamo": False, "dynamic_axes": {"images": {0: "batch"}}},
+                     {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim("batch")},)}):
+        file = io.BytesIO()
+        torch.onnx.export(model, (images,), file, **options, **exporter)
+        session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(None, {"images": five.numpy()})[0])
+        torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-5)
+    traced = torch.fx.symbolic_trace(model, concrete_args={"return_attention": False})
+    torch.testing.assert_close(traced(five), wanted)
+    with pytest.raises(ValueError, match="the model was built for 16×16"):
+        traced(torch.randn(2, 3, 20, 16))
+
+
+def test_another_precision_is_refused_with_what_to_pass_unless_autocast_mends_it():
+    model, images = ViT(TRACED).eval(), torch.randn(2, 3, 16, 16)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        with pytest.raises(TypeError, match=f"images are {dtype}, .* torch.float32; pass images.to.torch.float32."):
+            model(images.to(dtype))
+    with pytest.raises(TypeError, match="images are torch.float32, .* torch.bfloat16; pass images.to.torch.bfloat16."):
+        model.bfloat16()(images)
+    assert model(images.to(torch.bfloat16)).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.float()(images.to(torch.bfloat16)).shape == (2, 5)
+
+
+TRACED = ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48, zero_head=False)

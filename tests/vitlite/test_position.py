@@ -502,3 +502,36 @@ def test_relative_keys_that_are_frozen_stay_frozen():
     model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=4, mlp_dim=40, position="relative"))
     larger = model.requires_grad_(False).at_resolution(24)
     assert not any(parameter.requires_grad for parameter in larger.parameters())
+
+
+@pytest.mark.parametrize("convention", position.CONVENTIONS)
+@pytest.mark.parametrize(
+    ("old_grid", "new_grid"), [((4, 4), (1, 4)), ((4, 3), (1, 5)), ((3, 4), (4, 1)), ((4, 4), (1, 1))]
+)
+def test_one_row_has_no_steps_up_or_down(convention, old_grid, new_grid):
+    keys = position.RelativeKeys(old_grid[0] * old_grid[1], 0, False, 8)
+    middle = keys.offsets[len(keys.offsets) // 2].detach()
+    new = position.at_grid(keys, old_grid, new_grid, 0, convention)
+    if convention != "dino" or new_grid == (1, 1):  # whose scale is a little off, by its own formula
+        torch.testing.assert_close(new.offsets[len(new.offsets) // 2].detach(), middle, rtol=0, atol=0.02)
+    if new_grid == (1, 4):  # all columns stay, so every step along the row does
+        torch.testing.assert_close(new.offsets[2:5].detach(), keys.offsets[14:17].detach(), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("convention", position.CONVENTIONS)
+@pytest.mark.parametrize("new_grid", [(6, 4), (4, 7), (1, 4), (4, 1), (6, 6)])
+def test_halves_resampled_are_the_resampled_table(convention, new_grid):
+    halves = position.Learned2D((4, 4), 1, 8)
+    wanted = position.interpolate(halves().detach(), (4, 4), new_grid, 1, convention)
+    ours = position.at_grid(halves, (4, 4), new_grid, 1, convention)()
+    torch.testing.assert_close(ours.detach(), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("convention", position.CONVENTIONS)
+@pytest.mark.parametrize("new_grid", [(3, 1), (1, 1), (5, 3), (1, 7)])
+def test_the_layout_in_memory_does_not_matter(convention, new_grid):
+    old = table(20, 16)
+    transposed = old.transpose(1, 2).contiguous().transpose(1, 2)
+    wanted = position.interpolate(old.double(), (4, 5), new_grid, 0, convention).float()
+    for other in (old, transposed, old.expand(2, -1, -1)[:1]):
+        torch.testing.assert_close(position.interpolate(other, (4, 5), new_grid, 0, convention), wanted)

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from vitlite import ViT, ViTConfig, hybrid, weights
+from vitlite import ViT, ViTConfig, hybrid, sealed, weights
 from vitlite.resnet import ResNet, ResNetConfig
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=4, mlp_dim=40)
@@ -146,8 +146,12 @@ def test_files_of_other_versions(tmp_path):
     with safetensors.safe_open(path, "pt") as file:
         metadata, state = json.loads(file.metadata()["vitlite"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
     del metadata["model"], metadata["patch_embed"], metadata["config"]["registers"], metadata["config"]["position"]
+    del metadata["sha256"]
     safetensors.torch.save_file(state, path, {"vitlite": json.dumps(metadata)})
-    assert weights.load(path).config == SMALL, "an older file, from before these were known"
+    with pytest.warns(UserWarning, match="no digest of its tensors, so damage to them would not be seen"):
+        older = weights.load(path)
+    assert older.config == SMALL, "an older file, from before these were known"
+    weights.load(weights.save(older, path))  # as the warning advises
     metadata["config"]["flavour"] = "up"
     safetensors.torch.save_file(state, path, {"vitlite": json.dumps(metadata)})
     with pytest.raises(ValueError, match="newer vitlite: it holds flavour"):
@@ -209,7 +213,7 @@ def test_logits_equal_torchvisions(sizes):
 def test_a_torchvision_file_is_read_without_unpickling_code(tmp_path):
     theirs = perturbed(torchvision.models.VisionTransformer(32, 8, 1, 2, 128, 64))
     torch.save(theirs.state_dict(), tmp_path / "vit.pth")
-    ours = weights.from_torchvision(tmp_path / "vit.pth")
+    ours = weights.from_torchvision(tmp_path / "vit.pth", num_heads=2)
     images = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-4)
 
@@ -275,6 +279,9 @@ def test_a_file_whose_tensors_do_not_fit_its_configuration_is_refused(tmp_path):
         metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     state["norm.weight"] = torch.ones(25)
     safetensors.torch.save_file(state, path, metadata=metadata)
+    with pytest.raises(ValueError, match="damaged in its tensors .their SHA-256 differs"):
+        weights.load(path)
+    sealed.write(path, "vitlite", {k: v for k, v in json.loads(metadata["vitlite"]).items() if k != "sha256"}, state)
     with pytest.raises(ValueError, match=r"norm.weight: \[25\] there, \[24\] in the model"):
         weights.load(path)
 
@@ -292,7 +299,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path, options, message):
 
 
 def test_a_mean_may_be_a_tensor(tmp_path):
-    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors", mean=torch.tensor([0.5, 0.25, 1]))
+    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors", mean=torch.tensor([0.5, 0.25, 1]), std=[1, 1, 1])
     assert weights.info(path)["mean"] == [0.5, 0.25, 1.0]
 
 
@@ -307,3 +314,134 @@ def test_classes_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="classes has 2 entries; the model has 5"):
         weights.save(ViT(SMALL), tmp_path / "m.safetensors", classes=["a", "b"])
     assert not list(tmp_path.iterdir())
+
+
+# ---- what a file says of itself, and damage
+
+
+def rewritten(path, change, seal=True):
+    """The file with another description, and with digests that fit it unless ``seal`` is false."""
+    with safetensors.safe_open(path, "pt") as file:
+        told, state = json.loads(file.metadata()["vitlite"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    del told["sha256"]
+    told = change(told) if callable(change) else told | change
+    if seal:
+        sealed.write(path, "vitlite", told, state)
+    else:
+        safetensors.torch.save_file(state, path, {"vitlite": told if isinstance(told, str) else json.dumps(told)})
+    return path
+
+
+def test_every_changed_bit_of_a_file_is_seen(tmp_path):
+    path = weights.save(ViT(dataclasses.replace(SMALL, depth=1)), tmp_path / "m.safetensors", classes=list("abcde"),
+                        mean=[0.5] * 3, std=[0.2] * 3)
+    whole = path.read_bytes()
+    wanted, told = weights.load(path).state_dict(), weights.info(path)
+    for bit in range(0, 8 * len(whole), 8 * len(whole) // 300):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            again = weights.load(path)
+        except ValueError as error:
+            assert str(path) in f"{error}"  # noqa: PT017 (a flip in a blank of the header is none)
+        else:
+            assert weights.info(path) == told
+            assert all(torch.equal(tensor, wanted[name]) for name, tensor in again.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {"depth": 10**12}}, "depth is 1000000000000, more than its tensors allow"),
+        ({"config": {"depth": 100_000}}, "depth is 100000, more than its tensors allow"),
+        ({"config": {"embed_dim": 10**12}}, "embed_dim is 1000000000000, more than its tensors allow"),
+        ({"config": {"depth": -1}}, "depth is -1; it must be at least 1"),
+        ({"config": {"dropout": float("nan")}}, "dropout is nan"),
+        ({"config": 3}, "config is 3; expected a dict"),
+        ({"config": None}, "config is None; expected a dict"),
+        ({"model": ["ViT"]}, r"model is \['ViT'\]; expected a str"),
+        ({"classes": 3}, "classes is no list of names"),
+        ({"classes": list("abc")}, "classes has 3 entries; the model has 5"),
+        ({"classes": [1, 2, 3, 4, 5]}, "classes is no list of names"),
+        ({"mean": "half", "std": [1, 1, 1]}, "mean is no list of numbers"),
+        ({"mean": [float("nan")] * 3, "std": [1, 1, 1]}, "mean is .*nan.*; expected finite numbers"),
+        ({"mean": [0, 0, 0], "std": [1, 1, 0]}, "std is .*; expected finite numbers, above 0"),
+        ({"mean": [0, 0, 0]}, "one alone is given"),
+        ({"record": {}}, "record is {}; expected the name"),
+        ({"parameters": "many"}, "parameters is 'many'; expected an int"),
+        ({"patch_embed": {"stem": "conv", "embed_dim": 24, "width": 10**9}}, "width is 1000000000, more than"),
+        ({"patch_embed": {"stem": "rope"}}, "stem is 'rope'; expected one of"),
+        ({"patch_embed": 7}, "damaged in its description"),
+        (lambda told: [told], "it is a list, expected an object"),
+        (lambda told: "[" * 100_000, "damaged in its description of a model"),
+        (lambda told: "{", "damaged in its description of a model"),
+    ],
+)
+def test_a_description_with_nonsense_is_refused_before_anything_is_built(tmp_path, change, message):
+    path = weights.save(ViT(SMALL), tmp_path / "m.safetensors")
+    if isinstance(change, dict) and isinstance(change.get("config"), dict):
+        change = {"config": dataclasses.asdict(SMALL) | change["config"]}
+    rewritten(path, change, seal=isinstance(change, dict))
+    with pytest.raises(ValueError, match=message) as error:
+        weights.load(path)
+    assert str(path) in str(error.value)
+    if "stem is" not in message:
+        with pytest.raises(ValueError, match=message):
+            weights.info(path)
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
+    for value in (float("nan"), float("inf"), -float("inf")):
+        model = ViT(SMALL)
+        with torch.no_grad():
+            model.norm.weight[3] = value
+        with pytest.raises(ValueError, match="norm.weight: 1 of 24 values not finite"):
+            weights.save(model, tmp_path / "m.safetensors")
+        state = model.state_dict()
+        with pytest.raises(ValueError, match="nothing was loaded:\n  norm.weight: 1 of 24 values not finite"):
+            weights.fill(ViT(SMALL), state, "the file")
+    state = ViT(SMALL).state_dict()
+    for tensor in (torch.ones(24, dtype=torch.int64), torch.ones(24, dtype=torch.bool), torch.ones(24).to(torch.int8)):
+        with pytest.raises(ValueError, match=f"norm.weight: {tensor.dtype} there, torch.float32 in the model"):
+            weights.fill(ViT(SMALL), state | {"norm.weight": tensor}, "the file")
+    for tensor in (torch.ones(24, dtype=torch.complex64), torch.ones(24, device="meta"), torch.ones(24).to_sparse()):
+        with pytest.raises(ValueError, match="norm.weight: "):
+            weights.fill(ViT(SMALL), state | {"norm.weight": tensor}, "the file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_half_precision_cannot_hold_is_refused_with_what_can(tmp_path):
+    model = ViT(SMALL)
+    with torch.no_grad():
+        model.norm.weight[3] = 1e6
+    with pytest.raises(ValueError, match="not fit into torch.float16; save in torch.bfloat16.*\n  norm.weight: 1 "):
+        weights.save(model, tmp_path / "m.safetensors", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    again = weights.load(weights.save(model, tmp_path / "m.safetensors", dtype=torch.bfloat16))
+    assert again.norm.weight[3] == torch.tensor(1e6).bfloat16()
+
+
+def test_tied_and_wrapped_models_are_saved(tmp_path):
+    model = perturbed(ViT(SMALL))
+    model.blocks[1].mlp.expand.weight = model.blocks[0].mlp.expand.weight
+    for wrapped in (model, torch.compile(model), nn.DataParallel(model), torch.optim.swa_utils.AveragedModel(model)):
+        again = weights.load(weights.save(wrapped, tmp_path / "m.safetensors", extra={"x": model.norm.weight[::2]}))
+        images = torch.randn(2, 3, 16, 16)
+        assert torch.equal(again(images), model(images))
+        assert torch.equal(weights.extra(tmp_path / "m.safetensors")["x"], model.norm.weight[::2].detach())
+    with pytest.raises(TypeError, match="extra tensor x is 3; expected a Tensor"):
+        weights.save(model, tmp_path / "m.safetensors", extra={"x": 3})
+
+
+def test_another_kind_of_file_is_called_what_it_is(tmp_path):
+    theirs = torchvision.models.VisionTransformer(32, 8, 1, 2, 128, 64)
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(ValueError, match="vit.pth is no safetensors file but one of torch.save.*with from_timm"):
+        weights.load(tmp_path / "vit.pth")
+    weights.from_torchvision(tmp_path / "vit.pth", num_heads=2)  # as advised
+    path = weights.save(ViT(SMALL), tmp_path / "ours.safetensors")
+    with pytest.raises(ValueError, match=f"{path} is a model of vitlite's; read it with weights.load"):
+        weights.from_torchvision(path)
+    with pytest.raises(ValueError, match="is a folder; pass the file itself"):
+        weights.load(tmp_path)

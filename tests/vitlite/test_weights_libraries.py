@@ -17,6 +17,9 @@ from torch import nn
 
 from vitlite import ViT, ViTConfig, hybrid, weights
 
+# A bare state dict of timm or transformers leaves something out; tests that are about another thing do not mind.
+ASSUMED = "the tensors of .* do not tell all of its model"
+pytestmark = pytest.mark.filterwarnings(f"ignore:{ASSUMED}")
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "mlp_ratio": 2}
 
 
@@ -126,6 +129,139 @@ def test_what_a_state_dict_does_not_tell_can_be_given():
     same(weights.from_timm(wide.state_dict()), wide)
 
 
+def test_what_was_assumed_of_a_state_dict_is_said_in_one_sentence():
+    theirs = timm_vit()
+    read = functools.partial(weights.from_timm, theirs.state_dict())
+    loud(lambda: read(num_heads=3), "assumed is image_size=16, pool='token', gelu='exact', layer_norm_eps=1e-06: pass")
+    wide = timm_vit(embed_dim=192, num_heads=12, depth=1)
+    loud(lambda: weights.from_timm(wide.state_dict()), "assumed is image_size=16, num_heads=3, pool='token'")
+    told = {"image_size": 16, "pool": "token", "gelu": "exact", "layer_norm_eps": 1e-6}
+    twelve = loud(lambda: weights.from_timm(wide.state_dict(), num_heads=12, **told))  # as the warning advises
+    same(twelve, wide)
+    loud(lambda: weights.from_timm(wide))
+    relu = timm_vit(act_layer="relu").state_dict()
+    loud(lambda: weights.from_timm(relu, num_heads=3), "assumed is .*gelu='exact'")
+    hf = hf_vit().state_dict()
+    loud(lambda: weights.from_transformers(hf, num_heads=3),
+         "assumed is image_size=16, gelu='exact', layer_norm_eps=1e-12: pass")
+    tv = torchvision.models.VisionTransformer(16, 4, 1, 1, 64, 40)
+    loud(lambda: weights.from_torchvision(tv.state_dict()), "assumed is num_heads=1: pass")
+    loud(lambda: weights.from_torchvision(tv.state_dict(), num_heads=1))
+
+
+def test_our_own_model_through_timms_state_dict_keeps_its_heads_if_they_are_named():
+    ours = perturbed(ViT(ViTConfig(32, 4, 3, 5, 192, 1, 12, 40)))
+    state = weights.to_timm(ours).state_dict()
+    three = loud(lambda: weights.from_timm(state), "assumed is image_size=32, num_heads=3")
+    assert three.config.num_heads == 3
+    same(loud(lambda: weights.from_timm(state, num_heads=12), "assumed is image_size=32, pool"), ours, (32, 32))
+
+
+def test_the_image_size_that_the_caller_names_goes_first():
+    theirs = timm_vit(img_size=(128, 32), patch_size=8)
+    told = {"num_heads": 3, "pool": "token", "gelu": "exact", "layer_norm_eps": 1e-6}
+    ours = loud(lambda: weights.from_timm(theirs.state_dict(), image_size=(128, 32), **told),
+                "65 positions .* are taken for images of 128×32, as asked, though they could be a square image's")
+    assert ours.config.image_size == (128, 32)
+    same(ours, theirs, (128, 32))
+    square = loud(lambda: weights.from_timm(timm_vit(img_size=64, patch_size=8).state_dict(), **told),
+                  "assumed is image_size=64: pass").at_resolution((128, 32), "timm")  # as the warning advises
+    assert square.config.image_size == (128, 32)
+    loud(lambda: weights.from_timm(timm_vit().state_dict(), image_size=24, **told), "16×16.*resampled for 24×24")
+
+
+@pytest.mark.parametrize("names", [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("student", "teacher")])
+def test_a_checkpoint_with_two_state_dicts_is_refused_with_the_way_to_one(tmp_path, names):
+    raw, averaged = timm_vit(), perturbed(timm_vit())
+    torch.save({names[0]: raw.state_dict(), names[1]: averaged.state_dict(), "optimizer": {"state": {0: {"exp":
+               torch.ones(2)}}}, "epoch": 3}, tmp_path / "run.pth")
+    with pytest.raises(ValueError, match=rf"several state dicts.*torch.load\(path\)\['{names[1]}'\]"):
+        weights.from_timm(tmp_path / "run.pth")
+    same(weights.from_timm(torch.load(tmp_path / "run.pth")[names[1]], num_heads=3), averaged)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "net.encoder."])
+def test_prefixes_of_wrappers_are_taken_off(prefix):
+    theirs = timm_vit()
+    state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
+    same(weights.from_timm(state, num_heads=3), theirs)
+    same(weights.from_timm({"state_dict": state, "epoch": 3}, num_heads=3), theirs)
+    with pytest.raises(ValueError, match=rf"stand behind '{prefix}': pass {{name.removeprefix\('{prefix}'\)"):
+        weights.from_timm(state | {"loss.weight": torch.ones(5)}, num_heads=3)
+    same(weights.from_timm({name.removeprefix(prefix): tensor for name, tensor in state.items()
+                            if name.startswith(prefix)}, num_heads=3), theirs)
+
+
+def test_models_in_wrappers_are_read():
+    theirs, hf, tv = timm_vit(), hf_vit(), perturbed(torchvision.models.VisionTransformer(16, 4, 1, 1, 64, 40))
+    for wrap in (torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel):
+        same(loud(lambda wrap=wrap: weights.from_timm(wrap(theirs))), theirs)
+        same(loud(lambda wrap=wrap: weights.from_transformers(wrap(hf))), hf)
+        same(loud(lambda wrap=wrap: weights.from_torchvision(wrap(tv))), tv)
+    averaged = torch.optim.swa_utils.AveragedModel(theirs).state_dict()
+    same(weights.from_timm(averaged, num_heads=3), theirs)
+
+
+@pytest.mark.parametrize("size", ["1GB", "20KB"])
+def test_a_folder_of_save_pretrained_tells_all(tmp_path, size):
+    theirs = hf_vit(hidden_act="gelu_new", num_attention_heads=8, image_size=(16, 24), layer_norm_eps=1e-2)
+    theirs.save_pretrained(tmp_path, max_shard_size=size)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (size == "20KB")
+    same(loud(lambda: weights.from_transformers(tmp_path)), theirs, (16, 24))
+    if size == "20KB":
+        assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+        given = {"num_heads": 8, "gelu": "tanh", "layer_norm_eps": 1e-2, "image_size": (16, 24)}
+        same(loud(lambda: weights.from_transformers(tmp_path / "model.safetensors.index.json", **given)), theirs,
+             (16, 24))
+        shard = next(tmp_path.glob("model-*.safetensors"))
+        with pytest.raises(ValueError, match=r"is one shard of \d; pass the folder, or its .index.json"):
+            weights.from_transformers(shard)
+        shard.unlink()
+        with pytest.raises(FileNotFoundError, match=f"there is no file .*{shard.name}"):
+            weights.from_transformers(tmp_path)
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
+        with pytest.raises(ValueError, match="damaged as an index of shards .its files lie outside"):
+            weights.from_transformers(tmp_path)
+        return
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json is damaged as the configuration of a model"):
+        weights.from_transformers(tmp_path)
+    with pytest.raises(ValueError, match="is a folder without model.safetensors.*pass the file with the weights"):
+        weights.from_timm(tmp_path.parent)
+
+
+def test_a_folder_whose_model_we_cannot_express_is_refused(tmp_path):
+    hf_vit(hidden_act="relu").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot express hidden_act='relu'"):
+        weights.from_transformers(tmp_path)
+
+
+def test_a_file_is_read_by_what_it_holds_not_by_its_name(tmp_path):
+    theirs = timm_vit()
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "vit.bin")
+    torch.save(theirs.state_dict(), tmp_path / "vit.safetensors")
+    for name in ("vit.bin", "vit.safetensors"):
+        same(weights.from_timm(tmp_path / name, num_heads=3), theirs)
+    (tmp_path / "vit.onnx").write_bytes(b"1")
+    with pytest.raises(ValueError, match="read it with from_onnx"):
+        weights.from_timm(tmp_path / "vit.onnx")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name():
+    state = timm_vit().state_dict()
+    for tensor, why in ((state["norm.weight"] * float("nan"), "24 of 24 values not finite"),
+                        (state["norm.weight"].to(torch.int8), "torch.int8 there")):
+        with pytest.raises(ValueError, match=f"holds what is no weight, so nothing was loaded: norm.weight .{why}"):
+            weights.from_timm(state | {"norm.weight": tensor}, num_heads=3)
+
+
+def test_tensors_that_do_not_fit_one_another_are_refused():
+    state = hf_vit().state_dict()
+    name = next(name for name in state if "q_proj.weight" in name or "query.weight" in name)
+    with pytest.raises(ValueError, match="tensors of a transformers .* do not fit one another"):
+        weights.from_transformers(state | {name: state[name][:, :5]}, num_heads=3)
+
+
 def test_an_older_timm_head_with_pre_logits():
     theirs = timm_vit()
     state = theirs.state_dict() | {"pre_logits.fc.weight": torch.randn(24, 24), "pre_logits.fc.bias": torch.randn(24)}
@@ -207,6 +343,8 @@ def loud(call, *messages):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         result = call()
+    if not any("assumed" in message for message in messages):
+        said = [w for w in said if not re.match(ASSUMED, str(w.message))]
     assert [message for message in messages if any(re.search(message, str(w.message)) for w in said)] == list(messages)
     assert len(said) == len(messages)
     assert {w.filename for w in said} <= {__file__}, "the warning points at the caller"

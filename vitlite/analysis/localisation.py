@@ -42,8 +42,8 @@ def localisation(maps: Tensor, masks: Tensor) -> Localisation:
     """Score maps against the masks of the objects they should find.
 
     Args:
-        maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size for the last two scores. A map of
-            zeros tells nothing, as one that is the same everywhere.
+        maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size for the last two scores (averaged
+            where the mask is coarser). A map of zeros tells nothing, as one that is the same everywhere.
         masks: ``[B, H, W]``; true (or not 0) on the object.
 
     Returns:
@@ -78,7 +78,9 @@ def _scores(picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     at_centres = F.interpolate(mask[None, None].double(), picture.shape, mode="bilinear")[0, 0]  # [h, w]
     pointing = at_centres[picture == picture.max()].mean().float()
     # In float64 and then rounded, so that what is equal in the map is equal between its points, too.
-    fitted = F.interpolate(picture[None, None], mask.shape, mode="bilinear")[0, 0] / picture.max()
+    coarser = mask.shape[0] < picture.shape[0] or mask.shape[1] < picture.shape[1]  # or peaks would be stepped over
+    fitted = F.interpolate(picture[None, None].contiguous(), mask.shape, mode="bilinear", antialias=coarser)[0, 0]
+    fitted = fitted / picture.max()
     # Where the map is 0 on all sides the weights' rounding error remains; it would rank pixels that are equal.
     rounding = sum(picture.shape) * torch.finfo(picture.dtype).eps
     values, inside = F.threshold(fitted, rounding, 0).float().flatten(), mask.flatten()

@@ -27,6 +27,9 @@ def checked(attention: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
     if not isinstance(attention, Iterable):
         raise TypeError(f"attention is {type(attention).__name__}; expected tensors [batch, heads, tokens, tokens], "
                         "one a layer")
+    if hasattr(attention, "__len__") and len(attention) == 0:
+        raise ValueError("attention is empty: the model gave no maps, since fused attention forms none; ask its "
+                         "library for explicit attention (attn_implementation='eager' in transformers)")
     first = None
 
     def check(layer: Tensor, number: int) -> Tensor:

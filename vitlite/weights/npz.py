@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vitlite import sealed
 from vitlite.checks import Size
 from vitlite.model import ViT
 from vitlite.weights import shared
@@ -42,6 +42,7 @@ LIBRARY = Library(
             for layer, ours in enumerate(("expand", "contract"))
         },
     ),
+    ("num_heads",),
 )
 
 # The ResNet-50 in front of R50+ViT: their names, which count from 1, and ours.
@@ -92,21 +93,21 @@ def from_npz(
     known = {"layer_norm_eps": layer_norm_eps, "gelu": gelu}
     if "pos_embedding" in arrays and "cls" not in arrays:  # big_vision's plain ViT
         known["pool"] = "mean"
+    with sealed.decoding(source if isinstance(source, str | Path) else "source", "no .npz of a ViT", "fetch it again"):
+        state = dict(_tensor(name, torch.from_numpy(np.array(array))) for name, array in arrays.items())
     queries = [array for name, array in arrays.items() if name.endswith("/query/kernel") and array.ndim == 3]
     if queries:
         known["num_heads"] = queries[0].shape[1]  # [D, h, D/h]
-    state = dict(_tensor(name, torch.from_numpy(np.array(array))) for name, array in arrays.items())
     return shared.assemble(LIBRARY, state, known, image_size, num_classes)
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is no whole .npz of plain arrays ({error}); fetch it again") from error
+    sealed.start(path)
+    with (
+        sealed.decoding(path, "no whole .npz of plain arrays", "fetch it again"),
+        open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file,
+    ):
+        return {name: file[name] for name in file.files}
 
 
 def _tensor(name: str, array: Tensor) -> tuple[str, Tensor]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vitlite import sealed
 from vitlite.checks import Size, pair
 from vitlite.files import written_whole
 from vitlite.model import ViT
@@ -34,6 +35,7 @@ PROJECTIONS = {  # whose exports are read, by the name of the patch projection
 MOVES = {"Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Resize", "Slice", "Squeeze", "Transpose",
          "Unsqueeze"}
 FOLDED = ("Cast", "Gather", "Identity", "Slice", "Transpose", "Unsqueeze")  # what may be done to a stored tensor
+ADVICE = "fetch or export it again"
 FIRST_NORM = re.compile(r"(^|\.)(blocks|layers?)\.0\.(norm1|layernorm_before)$")
 QUANTISED = re.compile(r"Quantize|Integer|^QLinear")
 
@@ -59,7 +61,9 @@ def onnx_tensors(path: str | Path) -> dict[str, Tensor]:
         >>> tensors["position"].shape
         torch.Size([1, 17, 24])
     """
-    return {name: _tensor(array) for name, array in _arrays(_read(path)).items()}
+    model = _read(path)
+    with sealed.decoding(path, "damaged in its tensors", ADVICE):
+        return {name: _tensor(array) for name, array in _arrays(model).items()}
 
 
 def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: int | None = None) -> ViT:
@@ -87,9 +91,22 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
     Example:
         >>> model = from_onnx("encoder.onnx").at_resolution(224, "deit")  # doctest: +SKIP
     """
-    graph = _Graph(path)
+    model = _read(path)
+    try:
+        parts = _parts(model, path)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError) as error:
+        cause = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"{path} is damaged, or not as PyTorch exports an encoder ({type(error).__name__}: {cause}); "
+                         f"{ADVICE}") from error
+    library, state, known, remarks = parts
+    return shared.assemble(library, state, known, image_size, num_classes, remarks)
+
+
+def _parts(model, path: str | Path) -> tuple[shared.Library, dict[str, Tensor], dict, list[str]]:
+    """Whose encoder a file holds, its tensors under our names, what the graph says beside, and remarks."""
+    graph = _Graph(model, path)
     library, prefix, projection = graph.encoder()
-    library = library._replace(title=f"{Path(path).name}, {library.title}")
+    library = library._replace(title=f"{Path(path).name}, {library.title}", untold=())
     tokens, late, table, resampled = graph.embedding(projection)
     if late:  # of these models alone transformers resamples with antialiasing
         library = library._replace(convention="timm")
@@ -133,7 +150,7 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
             known["image_size"] = size
     remarks = [f"left out, since no part of the encoder: {', '.join(beside)}"] if beside else []
     ours = {name: _tensor(array) for name, array in ours.items()}
-    return shared.assemble(library, ours, known, image_size, num_classes, remarks)
+    return library, ours, known, remarks
 
 
 def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
@@ -205,12 +222,9 @@ def _package(name: str):
 def _read(path: str | Path):
     """The file's protocol buffer, with its tensors; nothing is run."""
     onnx, path = _package("onnx"), Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
+    sealed.start(path)
+    with sealed.decoding(path, "damaged, or no ONNX file", ADVICE):
         model = onnx.load(path, format="protobuf", load_external_data=False)
-    except Exception as error:  # the parser's own class is in google.protobuf, and there are several parsers
-        raise ValueError(f"{path} is damaged, or no ONNX file ({error}); fetch or export it again") from error
     if not model.graph.node:
         raise ValueError(f"{path} holds no network, so it is no ONNX file or an empty one; fetch or export it again")
     try:
@@ -240,6 +254,12 @@ def _read(path: str | Path):
             f"{path} has operators that are not ONNX's own ({', '.join(sorted(foreign))}); use the file as PyTorch "
             "exported it, before a runtime optimised it"
         )
+    made = {""} | {value.name for value in [*model.graph.input, *model.graph.initializer]}
+    for node in model.graph.node:  # in order, so that whoever follows the values comes to an end
+        if missing := set(node.input) - made:
+            raise ValueError(f"{path} is damaged: its {node.op_type} reads {missing.pop()!r}, which nothing before it "
+                             f"gives; {ADVICE}")
+        made |= set(node.output)
     return model
 
 
@@ -287,8 +307,7 @@ def _placed(library: shared.Library, layers: dict, prefix: str) -> tuple[dict, l
 class _Graph:
     """What a file says of a network, read from its nodes."""
 
-    def __init__(self, path: str | Path) -> None:
-        model = _read(path)
+    def __init__(self, model, path: str | Path) -> None:
         self.path, self.nodes, self.inputs = path, list(model.graph.node), model.graph.input
         self.constants = _arrays(model)
         self.producers, self.consumers, self.embedded = {}, defaultdict(list), set()

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-from vitlite import hybrid
+from vitlite import checks, hybrid, sealed
 from vitlite.config import ViTConfig
-from vitlite.files import written_whole
 from vitlite.model import PatchEmbed, ViT
 from vitlite.resnet import ResNet, ResNetConfig
-from vitlite.weights.shared import fill
+from vitlite.weights.shared import bare, fill, flaw
 
 # The models that a file can hold, by the name that stands in it.
 MODELS = {"ViT": (ViT, ViTConfig), "ResNet": (ResNet, ResNetConfig)}
 EXTRA = "extra."  # in front of the names of tensors that are not the model's
+ADVICE = "fetch or save it again"
 
 
 def save(
@@ -35,15 +35,15 @@ def save(
     dtype: torch.dtype | None = None,
     extra: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write a model as one safetensors file; it appears whole or not at all.
+    """Write a model as one safetensors file with a digest of all that it holds; it appears whole or not at all.
 
     Args:
         model: A ViT, with the patch embedding of the paper or one that ``vitlite.hybrid`` can build again, or a
-            ResNet.
+            ResNet; compiled or not.
         path: Where to; ``.safetensors`` by custom.
         classes: Name of each class, in the order of the logits.
         mean: Mean of each channel that images are normalised with, on the scale where white is 1.
-        std: Standard deviation of each channel, on the same scale.
+        std: Standard deviation of each channel, on the same scale; above 0. Both or neither.
         record: Name of the record that says how the weights came about.
         dtype: Store in this precision, for example ``torch.bfloat16``; by default as it is.
         extra: Tensors that are not the model's own, such as the head of its pre-training; ``extra`` reads them.
@@ -54,8 +54,8 @@ def save(
     Raises:
         TypeError: If the model is of another kind, ``dtype`` no floating-point type of torch's, or one of the lists
             no list.
-        ValueError: If the number of classes or channels does not fit the model, or its patch embedding is of a
-            kind that ``load`` could not rebuild.
+        ValueError: If the number of classes or channels does not fit the model, its patch embedding is of a kind
+            that ``load`` could not rebuild, or a weight is not finite, be it only in the precision of ``dtype``.
         OSError: If the file cannot be written; what stood there stays.
 
     Example:
@@ -65,6 +65,7 @@ def save(
         >>> info(path)["record"], load(path).config == model.config
         ('cifar', True)
     """
+    model = bare(model)
     kind, config = type(model).__name__, getattr(model, "config", None)
     if MODELS.get(kind) != (type(model), type(config)):
         raise TypeError(
@@ -72,21 +73,31 @@ def save(
         )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype is {dtype!r}; expected a floating-point type such as torch.bfloat16")
-    for name, given, wanted in (("classes", classes, config.num_classes), ("mean", mean, config.in_channels),
-                                ("std", std, config.in_channels)):
+    for name, given in (("classes", classes), ("mean", mean), ("std", std)):
         if given is not None and (not hasattr(given, "__len__") or isinstance(given, str)):
+            wanted = config.num_classes if name == "classes" else config.in_channels
             raise TypeError(f"{name} is {given!r}; expected a list of {wanted}")
-        if given is not None and len(given) != wanted:
-            raise ValueError(f"{name} has {len(given)} entries; the model has {wanted}")
     names = None if classes is None else [str(name) for name in classes]
     metadata = {"model": kind, "config": dataclasses.asdict(config), "classes": names,
                 "mean": _numbers(mean), "std": _numbers(std), "record": record,
                 "patch_embed": _spec(model.patch_embed) if kind == "ViT" else None,
                 "parameters": sum(parameter.numel() for parameter in model.parameters())}
-    state = model.state_dict() | {EXTRA + name: tensor.detach() for name, tensor in (extra or {}).items()}
-    state = {name: _cast(tensor, dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
-    with written_whole(path) as beside:
-        safetensors.torch.save_file(state, beside, metadata={"vitlite": json.dumps(metadata)})
+    _check(metadata, config)
+    state = model.state_dict()
+    for name, tensor in (extra or {}).items():
+        checks.kind(torch.Tensor, **{f"extra tensor {name}": tensor})
+        state[EXTRA + name] = tensor
+    stored = {name: _cast(tensor, dtype or tensor.dtype) for name, tensor in state.items()}
+    wrong = [f"{name}: {why}" for name, tensor in state.items() if (why := flaw(tensor))]
+    if wrong:
+        raise ValueError("these are not saved, since nothing can be computed with them; did the training diverge?\n  "
+                         + "\n  ".join(wrong))
+    wrong = [f"{name}: {why}, largest {state[name].abs().max():.3g}" for name, tensor in stored.items()
+             if (why := flaw(tensor))]
+    if wrong:
+        raise ValueError(f"these do not fit into {dtype}; save in torch.bfloat16 or torch.float32\n  "
+                         + "\n  ".join(wrong))
+    sealed.write(path, "vitlite", metadata, stored)
     return Path(path)
 
 
@@ -110,9 +121,8 @@ def info(path: str | Path) -> dict:
         >>> file["model"], file["config"].width, file["parameters"], file["dtype"]
         ('ResNet', 8, 19954, 'BF16')
     """
-    with _opened(path) as file:
-        metadata = _metadata(file, path)
-        return _counted(file) | metadata  # an older file does not say how many parameters
+    with _opened(path) as (_, metadata):
+        return {name: value for name, value in metadata.items() if name != "sha256"}
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
@@ -122,9 +132,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
         path: The file.
         device: Where the model shall be.
 
+    A file of a vitlite that wrote no digest yet loads with a warning.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no model of vitlite's, or its tensors do not fit its configuration.
+        ValueError: If it is damaged, no model of vitlite's, its tensors do not fit its configuration, or are no finite
+            floating-point numbers.
 
     Example:
         >>> import tempfile
@@ -132,13 +145,17 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
         >>> load(save(model, Path(tempfile.mkdtemp()) / "model.safetensors"))(torch.zeros(1, 3, 16, 16)).shape
         torch.Size([1, 5])
     """
-    with _opened(path) as file:
-        metadata = _metadata(file, path)
-        own = [name for name in file.keys() if not name.startswith(EXTRA)]  # noqa: SIM118 (not a dict)
-        state = {name: _cast(file.get_tensor(name), torch.float32) for name in own}
-    stem = {"patch_embed": hybrid.build(metadata["patch_embed"])} if metadata["patch_embed"] else {}
-    model = MODELS[metadata["model"]][0](metadata["config"], **stem)
-    fill(model, state, str(path))
+    with _opened(path) as (file, metadata):
+        tensors = sealed.tensors(file, path, metadata["sha256"], ADVICE)
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}
+    with torch.device("meta"):  # nothing is computed or allocated for a description that the tensors do not fit
+        shape = _built(metadata, path)
+    fill(shape, state, str(path), check_only=True)
+    model = _built(metadata, path)
+    fill(model, {name: _cast(tensor, torch.float32) for name, tensor in state.items()}, str(path))
+    if metadata["sha256"] is None:
+        warnings.warn(f"{path} holds no digest of its tensors, so damage to them would not be seen; it is of an older "
+                      "vitlite: weights.save(weights.load(path), path, …) writes one", stacklevel=2)
     return model.to(device).eval()
 
 
@@ -158,10 +175,16 @@ def extra(path: str | Path) -> dict[str, torch.Tensor]:
         >>> extra(save(model, Path(tempfile.mkdtemp()) / "model.safetensors", extra={"mask_token": torch.zeros(2)}))
         {'mask_token': tensor([0., 0.])}
     """
-    with _opened(path) as file:
-        _metadata(file, path)
-        names = [name for name in file.keys() if name.startswith(EXTRA)]  # noqa: SIM118 (not a dict)
-        return {name.removeprefix(EXTRA): _cast(file.get_tensor(name), torch.float32) for name in names}
+    with _opened(path) as (file, metadata):
+        tensors = sealed.tensors(file, path, metadata["sha256"], ADVICE)
+    return {name.removeprefix(EXTRA): _cast(tensor, torch.float32) for name, tensor in tensors.items()
+            if name.startswith(EXTRA)}
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Whether a file of ours holds a digest of its tensors."""
+    with _opened(path) as (_, metadata):
+        return metadata["sha256"] is not None
 
 
 def _numbers(values: Sequence[float] | None) -> list[float] | None:
@@ -184,34 +207,68 @@ def _spec(patch_embed: nn.Module) -> dict | None:
     return spec
 
 
-def _opened(path: str | Path):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        return safetensors.safe_open(path, "pt")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch or save it again") from error
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple]:
+    """The open file and what it says of its model, checked whole; nothing is built."""
+    with sealed.opened(path, "vitlite", "a model", ADVICE) as (file, told):
+        if told is None:
+            raise ValueError(
+                f"{path} has no description of a vitlite model; expected a file written by vitlite.weights.save (a "
+                "run's own checkpoint is for its Trainer alone; other libraries' weights are read by from_timm, "
+                "from_torchvision and from_transformers)"
+            )
+        # An older file lacks some of these.
+        told = {"model": "ViT", "patch_embed": None, "classes": None, "mean": None, "std": None, "record": None} | told
+        name, fields = told["model"], told.get("config")
+        kind = MODELS[name][1] if isinstance(name, str) and name in MODELS else None
+        known = {field.name for field in dataclasses.fields(kind)} if kind else set()
+        unknown = sorted(fields.keys() - known) if kind and isinstance(fields, dict) else []
+        if isinstance(name, str) and (not kind or unknown):
+            unknown = ", ".join(unknown) or f"a {name[:40]}"
+            raise ValueError(f"{path} was written by a newer vitlite: it holds {unknown}; update vitlite")
+        with sealed.decoding(path, "damaged in its description of a model", ADVICE):
+            checks.kind(str, model=name)
+            checks.kind(dict, config=fields)
+            shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            count = sum(math.prod(shape.get_shape()) for shape in shapes.values())
+            spec = told["patch_embed"] and _tuples(told["patch_embed"])
+            for number in ("depth", "blocks", "embed_dim", "mlp_dim", "num_classes", "width", "stride", "map_patch"):
+                for part in (fields, spec or {}):
+                    # so that no number makes a loop or a name without end
+                    most = len(shapes) if number in ("depth", "blocks") else count
+                    if isinstance(value := part.get(number), int) and value > most:
+                        raise ValueError(f"{number} is {value}, more than its tensors allow")
+            told |= {"config": kind(**_tuples(fields)), "patch_embed": spec}
+            _check(told, told["config"])
+            told = {"parameters": count, "dtype": next(iter(shapes.values())).get_dtype()} | told
+            checks.at_least(0, parameters=told["parameters"])
+        yield file, told
 
 
-def _counted(file) -> dict:
-    slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 (not a dict)
-    return {"parameters": sum(torch.Size(s.get_shape()).numel() for s in slices), "dtype": slices[0].get_dtype()}
+def _check(told: dict, config: ViTConfig | ResNetConfig) -> None:
+    """Refuse names and statistics that do not fit the model: ``told`` is plain, as JSON has it."""
+    for name, kind, wanted in (("classes", str, config.num_classes), ("mean", float, config.in_channels),
+                               ("std", float, config.in_channels)):
+        if (values := told[name]) is None:
+            continue
+        if not isinstance(values, list) or not all(type(value) in (kind, int if kind is float else kind)
+                                                   for value in values):
+            raise ValueError(f"{name} is no list of {'names' if kind is str else 'numbers'}")
+        if len(values) != wanted:
+            raise ValueError(f"{name} has {len(values)} entries; the model has {wanted}")
+        if kind is float and not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
+            raise ValueError(f"{name} is {values}; expected finite numbers{', above 0' if name == 'std' else ''}")
+    if (told["mean"] is None) != (told["std"] is None):
+        raise ValueError("of mean and std one alone is given; images are normalised with both: pass both or neither")
+    if not isinstance(told["record"], str | None):
+        raise TypeError(f"record is {told['record']!r}; expected the name of a record")
 
 
-def _metadata(file, path: str | Path) -> dict:
-    metadata = (file.metadata() or {}).get("vitlite")
-    if metadata is None:
-        raise ValueError(
-            f"{path} has no description of a vitlite model; expected a file written by vitlite.weights.save "
-            "(a run's own checkpoint is for its Trainer alone)"
-        )
-    metadata = {"model": "ViT", "patch_embed": None} | json.loads(metadata)  # an older file lacks these
-    name, config, spec = metadata["model"], _tuples(metadata["config"]), metadata["patch_embed"]
-    kind = MODELS[name][1] if name in MODELS else None
-    unknown = sorted(config.keys() - {field.name for field in dataclasses.fields(kind)}) if kind else [f"a {name}"]
-    if unknown:
-        raise ValueError(f"{path} was written by a newer vitlite: it holds {', '.join(unknown)}; update vitlite")
-    return metadata | {"config": kind(**config), "patch_embed": spec and _tuples(spec)}
+def _built(metadata: dict, path: str | Path) -> ViT | ResNet:
+    """The model that a file describes, not filled yet."""
+    with sealed.decoding(path, "damaged in its description of a model", ADVICE):
+        stem = {"patch_embed": hybrid.build(metadata["patch_embed"])} if metadata["patch_embed"] else {}
+        return MODELS[metadata["model"]][0](metadata["config"], **stem)
 
 
 def _tuples(fields: dict) -> dict:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitlite import checks
+from vitlite import checks, sealed
 from vitlite.checks import Size, pair
 from vitlite.config import ViTConfig
 from vitlite.hybrid import R50
@@ -52,12 +52,13 @@ class Library(NamedTuple):
 
     A block's number is ``{}`` in a name; an entry stands for a tensor, or for a layer with its weight and bias. Where
     they have two names for one thing, the first is the one that is written. ``head.hidden`` and ``head.out`` are the
-    head's layers.
+    head's layers. ``untold`` is what the tensors do not tell and their models may have otherwise.
     """
 
     title: str
     convention: str
     names: Mapping[str, str]
+    untold: tuple[str, ...] = ()
 
 
 def named(outside: Mapping[str, str], block: str, inside: Mapping[str, str]) -> dict[str, str]:
@@ -65,17 +66,19 @@ def named(outside: Mapping[str, str], block: str, inside: Mapping[str, str]) -> 
     return {**outside} | {f"{block}{{}}.{theirs}": f"blocks.{{}}.{ours}" for theirs, ours in inside.items()}
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only: bool = False) -> None:
     """Load a state dict, all of it or nothing.
 
     Args:
         model: Any module.
         state: Its tensors by name.
         origin: Where they come from, for the message.
+        check_only: Load nothing, only see whether it would do.
 
     Raises:
         TypeError: If the state is no mapping of names to tensors.
-        ValueError: If a tensor is missing, left over or of another shape; the message lists every one.
+        ValueError: If a tensor is missing, left over, of another shape, of whole numbers where the model has
+            floating-point ones, or not finite; the message lists every one.
 
     Example:
         >>> fill(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
@@ -88,12 +91,40 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     wanted = model.state_dict()
     wrong = [f"{name}: {list(state[name].shape)} there, {list(tensor.shape)} in the model"
              for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
+    wrong += [f"{name}: {why}" for name, tensor in wanted.items()
+              if name in state and (why := flaw(state[name], tensor.dtype))]
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
         message = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
         raise ValueError(message + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
-    model.load_state_dict(dict(state))
+    if not check_only:
+        model.load_state_dict(dict(state))
+
+
+def flaw(tensor: Tensor, wanted: torch.dtype | None = None) -> str | None:
+    """Why a tensor is no weight, or None if it is one: its numbers are missing, of another kind, or not finite."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        return "no plain tensor with numbers"
+    if wanted is not None and tensor.is_floating_point() != wanted.is_floating_point:
+        return f"{tensor.dtype} there, {wanted} in the model"
+    if tensor.is_complex():
+        return "complex numbers"
+    if tensor.is_floating_point():
+        whole = tensor if tensor.element_size() > 1 else tensor.float()
+        if bad := int((~whole.isfinite()).sum()):
+            return f"{bad} of {tensor.numel()} values not finite"
+    return None
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """A model without what torch.compile, DataParallel or weight averaging wrapped around it."""
+    while isinstance(model, nn.Module):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    return model
 
 
 def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
@@ -106,45 +137,93 @@ def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 
 def read(source: Source) -> tuple[dict[str, Tensor], nn.Module | None]:
-    """The state dict, and the model if it is one."""
+    """The state dict, without what wrappers put in front of its names, and the model if it is one."""
     if isinstance(source, nn.Module):
+        source = bare(source)
         return dict(source.state_dict()), source
     if not isinstance(source, Mapping | str | Path):
         raise TypeError(f"source is a {type(source).__name__}; expected a model, its state dict, or a file of that")
-    state = _file(Path(source)) if isinstance(source, str | Path) else source
-    for name in ("model", "state_dict"):  # as DeiT publishes its weights
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
+    where = source if isinstance(source, str | Path) else "source"
+    if where == source and (shard := re.search(r"-\d+-of-(\d+)\.\w+$", str(source))) and int(shard[1]) > 1:
+        raise ValueError(f"{source} is one shard of {int(shard[1])}; pass the folder, or its .index.json")
+    state = _file(Path(source)) if where == source else source
     if not isinstance(state, Mapping):
-        raise ValueError(f"{source} holds a {type(state).__name__}; expected a state dict")
+        raise ValueError(f"{where} holds a {type(state).__name__}; expected a state dict")
+    found = _state_dicts(state)
+    if len(found) > 1:
+        raise ValueError(f"{where} holds several state dicts, {', '.join(found)}: raw and averaged weights, or those "
+                         f"of several models; pass the one you mean, such as torch.load(path){list(found)[-1]}")
+    if found:
+        (state,) = found.values()
     _check_state(state)
-    return dict(state), None
+    state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's averaged model counts
+    while all("." in name for name in state) and len({name.partition(".")[0] for name in state}) == 1 < len(state):
+        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}  # "module.", "_orig_mod.", "model."
+    return state, None
+
+
+def _state_dicts(state: Mapping, place: str = "", depth: int = 3) -> dict[str, Mapping]:
+    """Every state dict in a checkpoint, by how to get at it: a mapping with a tensor whose name has a dot."""
+    if any(isinstance(name, str) and "." in name and isinstance(value, Tensor) for name, value in state.items()):
+        return {place: state}
+    return {where: found for name, value in state.items() if isinstance(value, Mapping) and depth
+            for where, found in _state_dicts(value, f"{place}[{name!r}]", depth - 1).items()}
 
 
 def _check_state(state: object) -> None:
     checks.kind(Mapping, state=state)
     for name, value in state.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             raise TypeError(
                 f"expected a state dict, a tensor for every name, but {name!r} is a {type(value).__name__}; pass "
                 "model.state_dict()"
             )
 
 
+READERS = {".npz": "from_npz", ".onnx": "from_onnx"}
+FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
 def _file(path: Path) -> object:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".npz":
-        raise ValueError(f"{path} is an .npz of arrays; read it with from_npz")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({cause}); fetch it again, or save model.state_dict() alone"
-        ) from error
+    """What a file holds, by its first bytes and not by its name; of a folder, what ``save_pretrained`` writes there."""
+    if path.is_dir():
+        inside = next((path / name for name in FOLDER if (path / name).is_file()), None)
+        if inside is None:
+            raise ValueError(f"{path} is a folder without {', '.join(FOLDER)}; pass the file with the weights")
+        return _file(inside)
+    head = sealed.start(path)
+    if path.suffix in READERS:
+        raise ValueError(f"{path} is an {path.suffix} file; read it with {READERS[path.suffix]}")
+    if path.name.endswith(".index.json"):
+        return _shards(path)
+    with sealed.decoding(path, "damaged, or holds more than tensors",
+                         "fetch it again, or save model.state_dict() alone"):
+        if head[8:9] != b"{":
+            with open(path, "rb") as file:  # by its name, torch would go by the suffix
+                return torch.load(file, map_location="cpu", weights_only=True)
+        with safetensors.safe_open(path, "pt") as file:
+            ours = "vitlite" in (file.metadata() or {})
+            state = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    if ours:
+        raise ValueError(f"{path} is a model of vitlite's; read it with weights.load")
+    return state
+
+
+def _shards(path: Path) -> dict[str, Tensor]:
+    """The tensors of all the files that an index lists."""
+    advice = "fetch the folder again"
+    with sealed.decoding(path, "damaged as an index of shards", advice):
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(places.values()))
+        if any(Path(name).name != name for name in files):
+            raise ValueError("its files lie outside of the folder")
+    state = {}
+    for name in files:
+        state |= _file(path.parent / name)
+    if state.keys() != places.keys():
+        odd = sorted(state.keys() ^ places.keys())
+        raise ValueError(f"{path} does not fit its files ({odd[0]} and {len(odd) - 1} more are only in one); {advice}")
+    return state
 
 
 def given(**options) -> dict:
@@ -204,13 +283,19 @@ def names_of(model: nn.Module) -> list[str]:
 
 def assemble(
     library: Library, state: Mapping[str, Tensor], known: Mapping, image_size: Size | None, num_classes: int | None,
-    remarks: Sequence[str] = (),
+    remarks: Sequence[str] = (), assumed: Mapping | None = None,
 ) -> ViT:
     """A model out of their tensors and what is known beside; its warnings point at the caller's caller."""
-    state, more = _ours(library, state)
-    remarks = [*remarks, *more]
-    config, stem = _config(library, state, known, image_size), _stem(state)
-    stem = stem and R50(**stem)
+    if wrong := [f"{name} ({why})" for name, tensor in state.items()
+                 if (why := flaw(tensor, None if name.endswith("num_batches_tracked") else torch.float32))]:
+        raise ValueError(f"the state of {library.title} holds what is no weight, so nothing was loaded: {wrong[0]}"
+                         + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "") + "; pass the original weights")
+    with _reading(library):
+        state, more = _ours(library, state)
+        config, taken = _config(library, state, known, assumed or {}, image_size)
+        stem = _stem(state)
+        stem = stem and R50(**stem)
+    remarks = [*remarks, *more, *taken]
     classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
     both = width == 2 * config.embed_dim
     if both and num_classes is None:
@@ -247,6 +332,17 @@ def assemble(
     return model.eval()
 
 
+@contextmanager
+def _reading(library: Library) -> Iterator[None]:
+    """What goes wrong while shapes are put together comes from tensors that are not theirs."""
+    try:
+        yield
+    except (LookupError, RuntimeError, OverflowError) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"the tensors of {library.title} do not fit one another ({cause}); nothing was loaded: fetch "
+                         "or save them again") from error
+
+
 def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Their tensors under our names, and what there is to remark."""
     first, state = ", ".join(list(state)[:3]), renamed(state, library.names)
@@ -255,7 +351,7 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
         if name not in state or state[name].ndim != axes:
             raise ValueError(
                 f"these are not the weights of {library.title} with a plain patch projection: nothing in them is "
-                f"{name} with {axes} axes (first names: {first})"
+                f"{name} with {axes} axes (first names: {first})" + _inside(library, state)
             )
     for name in [name for name in state if name.startswith("blocks.") and ".query." in name]:
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
@@ -271,6 +367,18 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     zeros = state["blocks.0.norm1.weight"].new_zeros(3 * len(state["blocks.0.norm1.weight"]))
     state |= {f"blocks.{block}.attention.qkv.bias": zeros for block in range(_depth(state))}
     return state, [f"{library.title} whose query, key and value have no bias: zeros stand in for it"]
+
+
+def _inside(library: Library, state: Mapping[str, Tensor]) -> str:
+    """Where else in these tensors the model may be: what stands before the name of its patch projection."""
+    ends = [f".{theirs}.weight" for theirs, ours in library.names.items() if ours == "patch_embed.projection"]
+    for name in state:
+        for end in ends:
+            if name.endswith(end):
+                prefix = name.removesuffix(end) + "."
+                return (f"; they stand behind {prefix!r}: pass {{name.removeprefix({prefix!r}): tensor for name, "
+                        f"tensor in state.items() if name.startswith({prefix!r})}}")
+    return ""
 
 
 def _fold_layer_scale(state: dict[str, Tensor]) -> None:
@@ -299,12 +407,15 @@ def _depth(state: Mapping[str, Tensor]) -> int:
     return 1 + max(int(block[1]) for block in map(re.compile(r"blocks\.(\d+)\.").match, state) if block)
 
 
-def _config(library: Library, state: Mapping[str, Tensor], known: Mapping, asked: Size | None) -> ViTConfig:
-    """The shape that the tensors have, with what they do not say from ``known``."""
+def _config(
+    library: Library, state: Mapping[str, Tensor], known: Mapping, assumed: Mapping, asked: Size | None
+) -> tuple[ViTConfig, list[str]]:
+    """The shape that the tensors have, with what they do not say from ``known``, and a remark on what was assumed."""
+    untold = [name for name in library.untold if name not in known]
     width, channels, *patch_size = state["patch_embed.projection.weight"].shape
     if stem := _stem(state):
         channels, patch_size = stem["in_channels"], [stem["stride"] * stem["map_patch"]] * 2
-    known = {"pool": "token"} | known
+    known = {"pool": "token"} | assumed | known
     if "num_heads" not in known and width % 64:
         raise ValueError(
             f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
@@ -318,6 +429,13 @@ def _config(library: Library, state: Mapping[str, Tensor], known: Mapping, asked
     if tokens["class_token"] == (known["pool"] == "token"):
         del tokens["class_token"]  # as by default
     size = pair(known.get("image_size") or _image_size(library, rows, prefix, patch_size, asked))
+    remarks = []
+    if "image_size" in untold and asked is not None:
+        untold.remove("image_size")  # it is as asked, or a remark says that it is resampled
+        if pair(asked) == size and size[0] // patch_size[0] != size[1] // patch_size[1] and _square(rows - prefix):
+            remarks.append(f"the {rows} positions of {library.title} are taken for images of {size[0]}×{size[1]}, as "
+                           "asked, though they could be a square image's; of that, load it without image_size= and "
+                           "use at_resolution")
     patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
     shape = {
         "patch_size": _tidy(patch_size),
@@ -330,27 +448,38 @@ def _config(library: Library, state: Mapping[str, Tensor], known: Mapping, asked
         "prefix_positions": prefix == 0 or rows != patches,
         "head": "mlp" if "head.hidden.weight" in state else "linear",
     }
-    return ViTConfig(**(shape | tokens | known | {"image_size": _tidy(size)}))
+    config = ViTConfig(**(shape | tokens | known | {"image_size": _tidy(size)}))
+    if untold:
+        values = ", ".join(f"{name}={getattr(config, name)!r}" for name in untold)
+        remarks.append(f"the tensors of {library.title} do not tell all of its model, and assumed is {values}: pass "
+                       "what differs, or the live model")
+    return config, remarks
 
 
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
-    """The size that a position table of so many rows was made for: square images', or else the one asked for.
+    """The size that a position table of so many rows was made for: the one asked for, or else square images'.
 
     Raises:
         ValueError: If it is neither.
     """
     (tall, wide), wanted = patch_size, asked and pair(asked)
-    for patches in (rows - prefix, rows):  # with and without rows for the prefix
-        side = math.isqrt(max(patches, 0))
-        if side and side * side == patches:
+    counts = rows - prefix, rows  # with and without rows for the prefix
+    if wanted and (wanted[0] // tall) * (wanted[1] // wide) in counts and not (wanted[0] % tall or wanted[1] % wide):
+        return wanted
+    for patches in counts:
+        if side := _square(patches):
             return side * tall, side * wide
-        if wanted and (wanted[0] // tall) * (wanted[1] // wide) == patches:
-            return wanted
     given = f", nor the grid of image_size={wanted[0]}×{wanted[1]} in patches of {tall}×{wide}" if wanted else ""
     raise ValueError(
         f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens{given}; "
         "pass the image_size= that the weights were made for"
     )
+
+
+def _square(patches: int) -> int:
+    """The side of the square grid of so many patches; 0 if there is none."""
+    side = math.isqrt(max(patches, 0))
+    return side if side * side == patches else 0
 
 
 def _tidy(size: Sequence[int]) -> Size:

@@ -44,6 +44,7 @@ LIBRARY = Library(
             "gamma_2": "scale2.weight",
         },
     ),
+    ("image_size", "num_heads", "pool", "gelu", "layer_norm_eps"),
 )
 # The paper's ResNet-50 in front: their names, and what is ours.
 R50 = {
@@ -73,13 +74,14 @@ def from_timm(
     weights of DeiT and DINOv2 themselves have the same names. Of the hybrids, those with the paper's ResNet-50 load.
 
     Args:
-        source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.pth``, read with
-            ``weights_only``).
-        image_size: Another size of images in pixels; a multiple of the patch size. A state dict is taken to be made
-            for square images; where its positions form no square, this says what it was made for.
+        source: The model, its state dict, or a file with the state dict (safetensors, or torch's, read with
+            ``weights_only``), or the folder or index of ``save_pretrained``. Of a state dict, a warning names what was
+            assumed since tensors do not tell it.
+        image_size: Another size of images in pixels; a multiple of the patch size. A state dict with as many positions
+            as this size has patches is taken to be made for it, any other one for square images.
         num_classes: Another number of classes; an encoder without a head gets a new one, for 1000 unless said.
         num_heads: Heads of the attention. A model tells it; for a state dict 64 channels a head are assumed (80 at
-            width 1280).
+            width 1280), as all published ones have; another width is refused without this.
         layer_norm_eps: Epsilon of the LayerNorms; as the model has it, or else 1e-6.
         gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
         pool: ``"token"`` or ``"mean"``. A model tells it; for a state dict the mean is assumed where the norm follows
@@ -101,7 +103,7 @@ def from_timm(
     """
     state, model = shared.read(source)
     norm_after = any(name.startswith("fc_norm.") for name in state)
-    known = {"pool": "mean", "pool_norm": "after"} if norm_after else {"pool": "token"}
+    known = {"pool": "mean", "pool_norm": "after"} if norm_after else {}
     if model is not None:
         known |= _known(model)
     known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu, pool=pool)

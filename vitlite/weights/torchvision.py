@@ -38,6 +38,7 @@ LIBRARY = Library(
             "mlp.linear_2": "mlp.contract",
         },
     ),
+    ("num_heads",),
 )
 
 
@@ -53,7 +54,7 @@ def from_torchvision(
     """A ViT with the weights of torchvision's ``VisionTransformer`` (``vit_b_16`` and the like).
 
     Args:
-        source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.pth``, read with
+        source: The model, its state dict, or a file with the state dict (safetensors, or torch's, read with
             ``weights_only``).
         image_size, num_classes, num_heads, layer_norm_eps, gelu: As for ``from_timm``.
 

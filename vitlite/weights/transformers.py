@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from vitlite import checks, sealed
 from vitlite.checks import Size
 from vitlite.model import ViT
 from vitlite.weights import shared
@@ -52,6 +55,7 @@ LIBRARY = Library(
         BLOCK,
     )
     | shared.named({}, "encoder.layer.", BLOCK),
+    ("image_size", "num_heads", "gelu", "layer_norm_eps"),
 )
 
 GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
@@ -74,8 +78,10 @@ def from_transformers(
     without a head, such as ``Dinov2Model``, gets a new one.
 
     Args:
-        source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.bin``, read with
-            ``weights_only``), with the names of version 5 or the older ones of published files.
+        source: The model, its state dict, a file with the state dict (safetensors, or torch's, read with
+            ``weights_only``), with the names of version 5 or the older ones of published files; or the folder that
+            ``save_pretrained`` wrote, whose ``config.json`` tells what tensors do not. Of a state dict, a warning
+            names what was assumed.
         image_size, num_classes, num_heads, gelu: As for ``from_timm``.
         layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
 
@@ -97,9 +103,10 @@ def from_transformers(
     state, model = shared.read(source)
     state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
     scaled = any("layer_scale" in name for name in state)
-    known = {"layer_norm_eps": 1e-6 if scaled else 1e-12} if model is None else _known(model)
+    known = _folder(source) if model is None else _known(model)
     known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
-    return shared.assemble(library_of(state), own_names(state), known, image_size, num_classes)
+    assumed = {"layer_norm_eps": 1e-6 if scaled else 1e-12}
+    return shared.assemble(library_of(state), own_names(state), known, image_size, num_classes, assumed=assumed)
 
 
 def library_of(names: Iterable[str]) -> Library:
@@ -121,15 +128,32 @@ def _known(model: nn.Module) -> dict:
     """What a live model says that its tensors do not."""
     shared.refuse_names(LIBRARY, shared.names_of(model))
     config = getattr(model, "config", None)
-    if getattr(config, "model_type", None) not in ("vit", "deit", "dinov2", "dinov2_with_registers"):
+    return _told(vars(config) | {"model_type": config.model_type} if config else {}, type(model).__name__)
+
+
+def _folder(source: object) -> dict:
+    """What the configuration beside the weights says, if the source is a folder that has one."""
+    path = Path(source) / "config.json" if isinstance(source, str | Path) else None
+    if path is None or not path.is_file():
+        return {}
+    with sealed.decoding(path, "damaged as the configuration of a model", "fetch the folder again"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        checks.kind(dict, configuration=config)
+    if "model_type" not in config:  # another library's
+        return {}
+    return _told(config, f"{path}'s {(config.get('architectures') or ['model'])[0]}")
+
+
+def _told(config: Mapping, name: str) -> dict:
+    """What a configuration of transformers says that tensors do not."""
+    if config.get("model_type") not in ("vit", "deit", "dinov2", "dinov2_with_registers"):
+        raise ValueError(f"ViTConfig cannot express a {name}; expected a ViT, DeiT or DINOv2 of transformers")
+    if config.get("hidden_act", "gelu") not in GELU:
         raise ValueError(
-            f"ViTConfig cannot express a {type(model).__name__}; expected a ViT, DeiT or DINOv2 of transformers"
+            f"ViTConfig cannot express hidden_act={config['hidden_act']!r}; it knows the exact and tanh GELU"
         )
-    if config.hidden_act not in GELU:
-        raise ValueError(f"ViTConfig cannot express hidden_act={config.hidden_act!r}; it knows the exact and tanh GELU")
-    return {
-        "image_size": config.image_size,
-        "num_heads": config.num_attention_heads,
-        "layer_norm_eps": config.layer_norm_eps,
-        "gelu": GELU[config.hidden_act],
-    }
+    names = {"image_size": "image_size", "num_attention_heads": "num_heads", "layer_norm_eps": "layer_norm_eps"}
+    known = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    if isinstance(known.get("image_size"), list):
+        known["image_size"] = tuple(known["image_size"])
+    return known | ({"gelu": GELU[config["hidden_act"]]} if "hidden_act" in config else {})

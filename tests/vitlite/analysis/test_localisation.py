@@ -340,3 +340,16 @@ def test_a_curve_and_its_interval_go_together():
     for row, rate in zip(hits, (0.9, 0.5, 0.1), strict=True):
         _, low, high = analysis.bootstrap(row)
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(rate * (1 - rate) / 500), rel=0.25)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (4, 16), (3, 5), (1, 1)])
+def test_a_mask_coarser_than_the_map_sees_every_peak(size):
+    picture = torch.zeros(1, 16, 16)
+    picture[0, 5, 6] = 1.0  # between the centres of a coarser grid
+    mask = torch.ones(1, *size, dtype=torch.bool)
+    scores = analysis.localisation(picture, mask)
+    assert [score.item() for score in scores] == [1.0, 1.0, 1.0]
+    mask[0, : (size[0] + 1) // 2] = False
+    if size[0] == 4:
+        energy = analysis.localisation(picture, mask).energy.item()
+        assert energy < 0.3, "the peak lies in the upper half"

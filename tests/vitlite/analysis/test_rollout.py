@@ -313,7 +313,7 @@ def test_of_what_gives_no_maps_there_is_no_gradient_rollout():
     model, images = vit(), pictures()
     with pytest.raises(TypeError, match="attention is None: fused attention forms no maps"):
         analysis.gradient_rollout(lambda images, return_attention: (model(images), None), images)
-    with pytest.raises(ValueError, match="attention has no layers"):
+    with pytest.raises(ValueError, match="attention is empty"):
         analysis.gradient_rollout(lambda images, return_attention: (model(images), ()), images)
     with pytest.raises(ValueError, match="the rows of layer 1 do not sum to 1: sums from nan"):
         analysis.gradient_rollout(model, images * torch.nan)
@@ -328,3 +328,16 @@ def test_a_row_without_any_weight_is_refused(options):
     with pytest.raises(ValueError, match="fusion='min' .* leave a row without any weight; pass a residual above 0"):
         analysis.attention_rollout([maps], residual=0, **options)
     assert torch.equal(analysis.attention_rollout([maps], **options)[0], torch.eye(4))
+
+
+def test_an_empty_tuple_of_maps_and_a_used_generator_are_told_apart():
+    with pytest.raises(ValueError, match="attention is empty: .*attn_implementation='eager' in transformers"):
+        analysis.attention_rollout(())
+    with pytest.raises(ValueError, match="a generator can be read once: make a new one"):
+        analysis.attention_rollout(iter(()))
+    transformers = pytest.importorskip("transformers")
+    shape = {"image_size": 16, "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+             "intermediate_size": 40, "attn_implementation": "eager"}
+    theirs = transformers.ViTModel(transformers.ViTConfig(**shape)).eval()  # as advised
+    maps = theirs(torch.randn(1, 3, 16, 16), output_attentions=True).attentions
+    assert analysis.attention_rollout(maps).shape == (1, 17, 17)

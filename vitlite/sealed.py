@@ -1,0 +1,134 @@
+"""Safetensors files that know when they are damaged: tensors, a description in JSON, and a digest of both.
+
+The description holds the SHA-256 of the tensors, and the file that of the description. So one changed bit anywhere is
+seen, which safetensors alone does not: it checks the layout of a file, not its numbers.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vitlite.files import written_whole
+
+__all__ = ["decoding", "digest", "opened", "start", "tensors", "write"]
+
+
+@contextmanager
+def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
+    """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do.
+
+    Example:
+        >>> with decoding("a.json", "no whole JSON file", "write it again"):
+        ...     json.loads("{")
+        Traceback (most recent call last):
+        ValueError: a.json is no whole JSON file (Expecting property name enclosed in ...); write it again
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the system's own: no right to read, a disk that fails
+            raise
+        raise ValueError(f"{path} is {problem} ({error}); {advice}") from error
+    except Exception as error:  # every parser has classes of its own, and damage leads anywhere
+        cause = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"{path} is {problem} ({cause}); {advice}") from error
+
+
+def start(path: str | Path) -> bytes:
+    """The first bytes of a file, which tell its kind.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, or no regular file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; pass the file itself")
+    with open(path, "rb") as file:
+        return file.read(16)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes, whatever their order.
+
+    Example:
+        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(1, 2)})
+        False
+    """
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def write(path: str | Path, key: str, description: dict, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and their description, which stands under ``key``; the file appears whole or not at all."""
+    # A copy each: safetensors refuses tensors that share their numbers, as tied weights do.
+    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+               for name, tensor in tensors.items()}
+    text = json.dumps(description | {"sha256": digest(tensors)})
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    with written_whole(path) as beside:
+        # save_file would leave a file of its own, under a name of its own, if it were killed
+        beside.write_bytes(safetensors.torch.save(tensors, metadata={key: text, "sha256": seal}))
+
+
+@contextmanager
+def opened(path: str | Path, key: str, kind: str, advice: str) -> Iterator[tuple[object, dict]]:
+    """Open a file and check its description; the tensors are not read yet.
+
+    Args:
+        path: The file.
+        key: Where the description stands.
+        kind: What the file should be, for the message.
+        advice: What to do about a damaged one.
+
+    Yields:
+        The open file and the description, None if there is none; its ``sha256`` is None where no digest was written.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or no safetensors file.
+    """
+    head = start(path)
+    if head[:2] in (b"PK", b"\x80\x02"):  # torch.save's, and its older form
+        raise ValueError(f"{path} is no safetensors file but one of torch.save or an .npz; read it with from_timm, "
+                         "from_torchvision, from_transformers or from_npz, whoever made it")
+    with decoding(path, "not a whole safetensors file", advice):
+        file = safetensors.safe_open(path, "pt")
+    with file:
+        header = file.metadata() or {}
+        description = None
+        if key in header:
+            with decoding(path, f"damaged in its description of {kind}", advice):
+                description = json.loads(header[key])
+                if not isinstance(description, dict):
+                    raise ValueError(f"it is a {type(description).__name__}, expected an object")
+                seal = header.get("sha256")
+                if seal != (hashlib.sha256(header[key].encode()).hexdigest() if "sha256" in description else None):
+                    raise ValueError("it differs from what was written")
+            description.setdefault("sha256", None)
+        yield file, description
+
+
+def tensors(file, path: str | Path, sha256: str | None, advice: str) -> dict[str, Tensor]:
+    """All tensors of an open file, checked against their digest if there is one."""
+    with decoding(path, "damaged in its tensors", advice):
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if sha256 is not None and digest(found) != sha256:
+            raise ValueError("their SHA-256 differs from the one that was written with them")
+    return found
