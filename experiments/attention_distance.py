@@ -25,6 +25,8 @@ __all__ = ["DATASET", "SCALES", "fresh", "heads", "points", "run", "show", "summ
 DATASET = "test images of CIFAR-10 and of scenes, each for the models trained on it"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
 
+LOCAL = 0.75  # of a head's distance with the query forgotten: a head below it is local
+
 MODELS = {"train_cifar10-plain": "cifar10", "bias_vit": "scenes", "bias_hybrid": "scenes"}
 
 SCALES = {
@@ -85,18 +87,17 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
 
 def summarise(runs: list[dict]) -> dict:
-    """By model: mean distance of each layer, also with the query forgotten, and the share of heads below three quarters
-    of uniform attention's."""
+    """By model: mean distance of each layer, also with the query forgotten, and the share of heads that are local."""
     return {model: {"trained" if run["trained"] else "fresh": _figures(run) for run in those}
             for model, those in grouped(runs, "model").items()}
 
 
 def _figures(run: dict) -> dict:
-    distance = torch.tensor(run["distance"])
+    distance, blind = torch.tensor(run["distance"]), torch.tensor(run["without_query"])
     return {
         "by_layer": distance.mean(dim=1).tolist(),
-        "by_layer_without_query": torch.tensor(run["without_query"]).mean(dim=1).tolist(),
-        "local_share": (distance < 0.75 * run["uniform"]).float().mean().item(),
+        "by_layer_without_query": blind.mean(dim=1).tolist(),
+        "local_share": (distance < LOCAL * blind).float().mean().item(),
     }
 
 
@@ -108,12 +109,12 @@ def show(record: dict, what: str) -> Figure:
 
     Args:
         record: The record ``attention_distance``.
-        what: ``"photographs"``: a figure of the heads of the model of CIFAR-10, fresh and trained.
+        what: ``"nearer"``: a figure of how much the query brings each head of the trained models nearer.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"photographs": _photographs}
+    views = {"nearer": _nearer}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -131,10 +132,13 @@ def heads(record: dict, model: str, trained: bool, measure: str = "distance") ->
     return torch.tensor(run[measure])
 
 
-def _photographs(record: dict) -> Figure:
-    model = "train_cifar10-plain"
-    series = {name: heads(record, model, name == "trained") for name in ("fresh", "trained")}
-    uniform = grouped(record["runs"], "model")[model][0]["uniform"]
-    figure = plots.distance_scatter(series, uniform, title="On photographs, layers 2 and 3 look nearest")
-    figure.axes[0].set_ylim(top=19)
+def _nearer(record: dict) -> Figure:
+    names = {"train_cifar10-plain": "photographs", "bias_vit": "scenes", "bias_hybrid": "scenes, hybrid"}
+    series = {name: heads(record, model, True) / heads(record, model, True, "without_query")
+              for model, name in names.items()}
+    figure = plots.distance_scatter(series, ylabel="distance ÷ with the query forgotten",
+                                    title="Photographs make four heads local, scenes none")
+    figure.axes[0].axhline(LOCAL, color="0.3", linestyle=":", marker="", label="local below")
+    figure.axes[0].set_ylim(0.6, 1.05)
+    figure.axes[0].legend(loc="lower right")
     return figure

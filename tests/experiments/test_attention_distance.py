@@ -35,8 +35,8 @@ def test_a_run_measures_every_head(tmp_path, trained):
 
 def test_the_summary_tells_the_trained_from_the_fresh():
     run = {"model": "vit", "uniform": 16.0, "without_query": [[16.0, 16.0], [16.0, 14.0]]}
-    near = run | {"trained": True, "distance": [[4.0, 12.0], [14.0, 16.0]]}
+    near = run | {"trained": True, "distance": [[4.0, 12.0], [14.0, 14.0]]}  # 12 of 16 is a quarter, not more
     far = run | {"trained": False, "distance": [[16.0, 16.0], [16.0, 16.0]]}
     summary = attention_distance.summarise([near, far])["vit"]
-    assert summary["trained"] == {"by_layer": [8.0, 15.0], "by_layer_without_query": [16.0, 15.0], "local_share": 0.25}
+    assert summary["trained"] == {"by_layer": [8.0, 14.0], "by_layer_without_query": [16.0, 15.0], "local_share": 0.25}
     assert summary["fresh"]["local_share"] == 0
