@@ -156,7 +156,7 @@ def lay_over(ax: Axes, picture: np.ndarray, value: np.ndarray) -> None:
     height, width = picture.shape[:2]
     show(ax, picture.mean(axis=2, keepdims=True))
     edges = (-0.5, width - 0.5, height - 0.5, -0.5)
-    ax.imshow(value, cmap="magma", vmin=0, vmax=1, alpha=0.65, extent=edges, interpolation="bilinear")
+    ax.imshow(value, cmap="magma", vmin=0, vmax=1, alpha=0.65, extent=edges, interpolation="nearest")
 
 
 def show(ax: Axes, picture: np.ndarray) -> None:
