@@ -41,7 +41,7 @@ WORK = records.ROOT / "data" / "runs"
 
 
 # What stands beside the experiments and is none.
-TOOLS = {"__main__", "disturb", "families", "measure", "records", "runner", "scale", "statistics", "timing"}
+TOOLS = {"__main__", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics", "timing"}
 
 
 def names() -> list[str]:

@@ -73,16 +73,13 @@ def head_maps(maps: Array, title: str | None = None, label: str = "share of the 
     return _mosaic(values, title, "head", "layer", label, (0, 1))
 
 
-def overlays(
-    images: Array, maps: Mapping[str, Array], masks: Array | None = None, title: str | None = None, size: float = 1.5
-) -> Figure:
+def overlays(images: Array, maps: Mapping[str, Array], masks: Array | None = None, title: str | None = None) -> Figure:
     """Draw images, one a row, and beside each what its maps show (Figure 6 of the paper).
 
     Args:
         images: ``[N, C, H, W]`` or ``[N, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
         maps: ``{label: [N, h, w]}``, not negative, of any grid; each a share of its own largest value.
         masks: ``[N, H, W]``, true on the object, whose outline is drawn on every picture.
-        size: Width of one picture, in inches; less where a row would be wider than 7 inches.
 
     Example:
         >>> images, maps = np.random.rand(2, 32, 32, 3), np.random.rand(2, 8, 8)
@@ -100,7 +97,7 @@ def overlays(
             raise ValueError(f"{label} has {len(each)} maps for {count} images: pass one for each")
     across = 1 + len(shares)
     captions = ["image", *shares] + [""] * across * (count - 1)
-    fig, axes = parts.new_grid(across * count, across, size, size * height / width, captions, title, bar=BAR_HEIGHT)
+    fig, axes = parts.new_grid(across * count, across, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
     for index, ax in enumerate(axes):
         row, column = divmod(index, across)
         if column == 0:
