@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import records
-from vitlite import ViT, analysis, checks, cost, data, plots, weights
+from vitlite import ViT, analysis, checks, cost, data, weights
 
 __all__ = ["DATASET", "METHODS", "OBJECT", "RANKINGS", "SCALES", "SCORES", "maps", "points", "run", "show", "summarise"]
 
@@ -145,31 +144,21 @@ def summarise(runs: list[dict]) -> dict:
 # ---- what a chapter shows
 
 SCORES = {"pointing": "pointing game", "energy": "energy", "average_precision": "average precision"}
-MODELS = {"bias_vit": "ViT", "bias_hybrid": "hybrid"}
 
 
-def show(record: dict, what: str) -> str | Figure:
+def show(record: dict, what: str) -> str:
     """The record as chapter 14 shows it.
 
     Args:
         record: The record ``rollout_localisation``.
-        what: ``"opening"``: question, expectation and scale, ``"scores"``: the ViT's by method, ``"differences"``:
-            rollout's lead over other methods, ``"hybrid"``: a sentence on its maps, ``"patches"``: accuracy with a
-            twentieth of the patches blanked or shown, ``"answers"``: accuracy where rollout hits and misses, all as
-            Markdown. ``"sizes"``: a figure of pointing by the size of the object.
+        what: ``"opening"``: question, expectation and scale, ``"scores"``: the ViT's by method, both as Markdown.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"opening": _opening, "scores": _scores, "differences": _differences, "hybrid": _hybrid,
-             "patches": _patches, "sizes": _sizes, "answers": _answers}
+    views = {"opening": _opening, "scores": _scores}
     checks.choice(views, what=what)
     return views[what](record)
-
-
-def _named(record: dict) -> dict[str, dict]:
-    """The run of each model, by the name that a chapter gives it."""
-    return {MODELS[run["model"]]: run for run in record["runs"]}
 
 
 def _opening(record: dict) -> str:
@@ -177,49 +166,7 @@ def _opening(record: dict) -> str:
 
 
 def _scores(record: dict) -> str:
+    run = next(run for run in record["runs"] if run["model"] == "bias_vit")
     rows = [[method, *(records.percent_between(*by_score[score]) for score in SCORES)]
-            for method, by_score in _named(record)["ViT"]["scores"].items()]
+            for method, by_score in run["scores"].items() if method != "rollout, max"]
     return records.table(["map", *SCORES.values()], rows)
-
-
-def _differences(record: dict) -> str:
-    runs = _named(record)
-    rows = [[method, *(records.percent_between(*run["rollout_minus"][method][score])
-                       for run in runs.values() for score in SCORES)]
-            for method in ("last layer", "all layers", "gradient rollout", "centre", "random")]
-    return records.table(["rollout minus …", *(f"{name}, {score}" for name in runs for score in SCORES.values())], rows)
-
-
-def _hybrid(record: dict) -> str:
-    scores = _named(record)["hybrid"]["scores"]
-    shares = (f"{100 * scores[method]['pointing'][0]:.0f} % of the images for *{method}*"
-              for method in ("rollout", "all layers", "centre"))
-    return f"On the hybrid the largest value lies on the object in {', '.join(shares)}."
-
-
-def _patches(record: dict) -> str:
-    at, runs = record["config"]["shares"].index(0.05), _named(record)
-    rows = [[method, *(f"{100 * run[curve][method][at]:.0f}" for curve in ("deletion", "insertion")
-                       for run in runs.values())]
-            for method in ("rollout", "gradient rollout", "all layers", "last layer", OBJECT, "random")]
-    head = [f"{what}, {name}" for what in ("blanked", "shown") for name in runs]
-    return records.table(["with a twentieth of the patches", *head], rows)
-
-
-def _sizes(record: dict) -> Figure:
-    runs = _named(record)
-    limits = runs["ViT"]["object_shares"]
-    middle = [50 * (low + high) for low, high in zip(limits[:-1], limits[1:], strict=True)]
-    curves = {f"{name}, {method}": (middle, [100 * x for x in run["pointing_by_size"][method]])
-              for name, run in runs.items() for method in ("rollout", "last layer")}
-    return plots.lines(curves, "the object's share of the image (%)", "pointing game (%)",
-                       "Rollout misses small objects more often")
-
-
-def _answers(record: dict) -> str:
-    lines = []
-    for name, run in _named(record).items():
-        hit, miss = run["answers"]["hit"], run["answers"]["missed"]
-        lines.append(f"- {name}: right in {100 * hit['accuracy']:.1f} % of the {hit['images']} images where rollout "
-                     f"hits, in {100 * miss['accuracy']:.1f} % of the {miss['images']} where it misses.")
-    return "\n".join(lines)
