@@ -11,6 +11,7 @@ What does not fit is refused, with a ``TypeError`` if it is of another type, els
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,6 +60,8 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
     """
     if padding < 0:
         raise ValueError(f"padding is {padding} pixels; it must be at least 0")
+    if not images.numel():
+        return images.clone()
     count, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4).contiguous()
     shift = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=generator.device)
@@ -307,6 +310,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """
     if not len(mean) == len(std) == images.shape[1]:
         raise ValueError(f"images have {images.shape[1]} channels, mean has {len(mean)} and std {len(std)} figures")
+    if not all(math.isfinite(m) and 0 < s < math.inf for m, s in zip(mean, std, strict=True)):
+        raise ValueError(f"mean is {[*mean]}, std is {[*std]}; expected finite figures, and deviations above 0")
     shift, scale = _send(torch.tensor([[*mean], [*std]]) * 255, images)[:, :, None, None]
     return (images - shift).div_(scale)
 
