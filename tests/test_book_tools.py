@@ -1,5 +1,6 @@
 """The book's tools: the first cell of a chapter, running chapters, and what is left of them afterwards."""
 
+import ast
 import json
 import os
 import re
@@ -76,6 +77,53 @@ def test_elsewhere_the_library_beside_the_notebook_is_found(settings: Path, tmp_
     folder = tmp_path / "repository/notebooks"
     run = run_first_cell(stamp.first_cell(settings), folder, colab=False, more=where)
     assert run.stdout == "cloned\n", run.stderr
+
+
+def test_stamping_does_not_depend_on_the_locale_and_names_a_damaged_chapter(tmp_path: Path) -> None:
+    chapters = tmp_path / "notebooks"
+    chapters.mkdir()
+    first = code_cell(stamp.first_cell(), metadata={"tags": [stamp.TAG]})
+    notebook = notebook_of(cells=[first, code_cell("'Größe 책'")])
+    execute.write(execute.tidy(notebook), chapters / "a.ipynb")
+    before = (chapters / "a.ipynb").read_bytes()
+    program = f"import sys; sys.path[:0] = {sys.path!r}\nimport pathlib, runpy, execute\n"
+    program += f"execute.CHAPTERS = pathlib.Path({str(chapters)!r})\nrunpy.run_module('stamp', run_name='__main__')"
+    latin = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}
+    words = [sys.executable, "-c", program]
+    run = subprocess.run(words, env=latin, capture_output=True, encoding="utf-8")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert (chapters / "a.ipynb").read_bytes() == before
+    (chapters / "a.ipynb").write_bytes(before[:-40])
+    run = subprocess.run(words, env=latin, capture_output=True, encoding="utf-8")
+    assert run.returncode == 1
+    assert re.fullmatch(r".*a\.ipynb is no notebook \((.|\n)*\); restore it from git\n", run.stderr)
+
+
+def without_encoding(source: str) -> list[int]:
+    """The lines of code that read or write text without naming its encoding."""
+    lines = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call) or any(word.arg in ("encoding", None) for word in call.keywords):
+            continue
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        given = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
+        mode = next((v.value for v in given if isinstance(v, ast.Constant) and str(v.value)[:1] in "rwax"), None)
+        if name == "open" and getattr(getattr(call.func, "value", None), "id", "") not in ("tarfile", "Image"):
+            careless = "b" not in mode if mode else isinstance(call.func, ast.Name) or not given
+        else:
+            careless = (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) < 2)
+        if careless or any(word.arg in ("text", "universal_newlines") for word in call.keywords):
+            lines.append(call.lineno)
+    return lines
+
+
+def test_every_text_file_is_opened_with_its_encoding() -> None:
+    """Else what is read and written depends on the machine."""
+    assert without_encoding("open(a)\nopen(a, 'w')\np.read_text()\np.open()\nrun(a, text=True)\np.write_text(a)") == [
+        1, 2, 3, 4, 5, 6]
+    paths = [path for folder in ("vitlite", "experiments", "benchmarks", "book")
+             for path in (ROOT / folder).rglob("*.py")]
+    assert [f"{path}:{line}" for path in paths for line in without_encoding(path.read_text("utf-8"))] == []
 
 
 def test_stamping_puts_the_cell_first_once() -> None:

@@ -41,7 +41,7 @@ def build() -> int:
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", SOURCE, "--path-output", ROOT]
     options = ["--all", "--quiet", "--warningiserror", "--nitpick", "--keep-going"]
-    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, text=True,
+    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, encoding="utf-8",
                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     if run.returncode:
         print(run.stdout)
