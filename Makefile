@@ -51,7 +51,7 @@ test: ## all tests: units, then chapters, then pages
 	@$(MAKE) --no-print-directory test-pages
 
 test-unit: $(INSTALLED) ## test the library and the tools
-	@$(CPU) $(BIN)/python -m pytest -q tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
+	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
 
 test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
 	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks

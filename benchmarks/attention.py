@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.shared import interleaved, main, spread, times_as_fast
+from experiments.records import table
 from vitlite.model import Attention, fused_pays
 
 DATASET = "none: queries, keys and values drawn at random"
@@ -97,9 +98,13 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def show(record: dict) -> str:
-    """The record as chapter 5 shows it, as text: both kernels at 65 tokens and with heads of width 16."""
-    return "\n".join(f"{run['dtype']:<9} {run['what']:<21} {run['kernel']:<9} {1000 * run['seconds']:6.2f} ms"
-                     for run in record["runs"] if (run["head_width"], run["tokens"]) == (16, 65))
+    """The record as the page on speed shows it, as Markdown: both kernels at 65 tokens and with heads of width 16."""
+    runs = {(run["dtype"], run["what"], run["kernel"]): run["seconds"] for run in record["runs"]
+            if (run["head_width"], run["tokens"]) == (16, 65)}
+    rows = [[dtype, what, *(f"{1000 * runs[dtype, what, kernel]:.2f} ms" for kernel in ("explicit", "fused"))]
+            for dtype, what in dict.fromkeys(key[:2] for key in runs)]
+    return table(["numbers", "what", "explicit", "fused"], rows)
+
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def number(name: str, record: dict) -> str:
     """One of those that a chapter shows, as it writes it."""
     run = record["runs"][0]
     return {"analysis": lambda: f"{record['summary']['memory']:.2f} times the memory",
-            "attention": lambda: f"{run['kernel']:<9} {1000 * run['seconds']:6.2f} ms",
+            "attention": lambda: f"| {run['dtype']} | {run['what']} | {1000 * run['seconds']:.2f} ms |",
             "input": lambda: f"| {run['level']} | {run['images_per_second']:,.0f} |",
             "training": lambda: f"| {run['images_per_second']:,.0f} | {run['ours_over_it']:.2f} |"}[name]()
 

@@ -1,5 +1,7 @@
 """What the book asks of Sphinx beyond its settings."""
 
+import importlib
+
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -60,6 +62,20 @@ class ChapterCosts(SphinxDirective):
         return parent.children
 
 
+class ShownRecord(SphinxDirective):
+    """What a record shows, as Markdown: ``{shown} MODULE RECORD [VIEW]`` calls ``MODULE.show(record, view)``."""
+
+    required_arguments, optional_arguments = 2, 1
+
+    def run(self) -> list[nodes.Node]:
+        """The tables and sentences that ``show`` returns."""
+        module, name, *view = self.arguments
+        text = importlib.import_module(module).show(records.read(name), *view)
+        parent = nodes.Element()
+        self.state.nested_parse(StringList(text.splitlines(), f"record {name}"), self.content_offset, parent)
+        return parent.children
+
+
 def recorded(address: str) -> str:
     """A number out of a record, as text.
 
@@ -105,6 +121,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.add_css_file("book.css")
     app.add_directive("chapter-costs", ChapterCosts)
+    app.add_directive("shown", ShownRecord)
     app.add_role("record", RecordedNumber())
     app.add_js_file(None, body=SEARCH_FROM_DISK)
     app.connect("config-inited", drop_launch_buttons)

@@ -1,0 +1,473 @@
+"""Image sets by name or path: generated scenes, CIFAR, an ``.npz`` file, a folder of class folders.
+
+Every set arrives in one form: three splits of uint8 tensors that fit on the training device whole. The validation split
+is taken from the training images; the test split is there to be read once, at the end.
+
+CIFAR comes in whatever order its source chose. So that the validation split and every subset hold the same images
+everywhere, images are first put into the order of the SHA-256 hash of their bytes.
+"""
+
+import difflib
+import errno
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.datasets.utils import download_url
+from torchvision.transforms.functional import center_crop, resize
+
+from vitlite.checks import Size, pair
+from vitlite.data import augment, scenes
+
+__all__ = ["Split", "Splits", "load"]
+
+NAMES = ("scenes", "cifar10", "cifar100")
+HELD_OUT = 0.1  # share of the training images that becomes the validation split
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Scenes are numbered. The three splits start so far apart that no training set is long enough to reach the
+# others.
+SCENES_START = {"train": 0, "validation": 10**12, "test": 2 * 10**12}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a data set, held in memory as uint8.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], positions in ``classes``.
+        masks: bool [N, H, W], true on the object; None where the set has no masks.
+        classes: the name of each class.
+        mean: mean of each channel over the *training* images, on the scale 0 to 1.
+        std: standard deviation of each channel over the training images, on the same scale.
+
+    Example:
+        >>> train = load("scenes", train_images=100, held_out=20).train
+        >>> train.images.shape, train.images.dtype, len(train.subset(50))
+        (torch.Size([100, 3, 32, 32]), torch.uint8, 50)
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def normalised(self) -> Tensor:
+        """The images as a model sees them: float32 [N, C, H, W], by ``mean`` and ``std``."""
+        return augment.normalise(self.images, self.mean, self.std)
+
+    def subset(self, n: int, seed: int = 0) -> "Split":
+        """Draw ``n`` images, as many of each class as of any other, to within one image; ``seed`` is the draw.
+
+        Subsets of one seed are nested: the first 100 images are among the first 1,000. Where a class has too few images
+        to keep the balance, the others fill the gap. ``mean`` and ``std`` stay those of the whole set.
+
+        Raises:
+            ValueError: if ``n`` is less than one image per class, or more than there are.
+        """
+        if not len(self.classes) <= n <= len(self):
+            raise ValueError(f"a subset of {n} images was asked for; it must have at least one image for each of the "
+                             f"{len(self.classes)} classes and at most the {len(self)} that are there")
+        chosen = torch.from_numpy(_balanced_order(self.labels.cpu().numpy(), seed)[:n]).to(self.images.device)
+        masks = None if self.masks is None else self.masks[chosen]
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], masks=masks)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split with its tensors on ``device``."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), masks=masks)
+
+
+class Splits(NamedTuple):
+    """The three splits of a data set. Choose on ``validation``; read ``test`` once, at the end.
+
+    Example:
+        >>> sets = load("scenes", train_images=100, held_out=20)
+        >>> [len(split) for split in sets]
+        [100, 20, 20]
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def load(
+    name_or_path: str | Path,
+    root: str | Path | None = None,
+    *,
+    train_images: int | None = None,
+    image_size: Size | None = None,
+    seed: int = 0,
+    held_out: int = 2_000,
+    cues: scenes.Cues | None = None,
+) -> Splits:
+    """Load a data set by name or by path.
+
+    Args:
+        name_or_path: ``"scenes"`` (generated, no download), ``"cifar10"`` or ``"cifar100"`` (read from
+            ``<root>/NAME.npz``, which the first call downloads and writes), the path of an ``.npz`` file with the
+            arrays ``train_images`` uint8 [N, H, W, C], ``train_labels``, ``test_images``, ``test_labels`` and
+            ``classes``, or the path of a folder with one folder of images for each class (a tenth of its images becomes
+            the validation split, a tenth the test split).
+        root: where CIFAR lives. By default the environment variable ``VITLITE_DATA``, else the checkout's ``data/``.
+        train_images: how many training images: rendered for scenes (20,000 by default), drawn class-balanced from the
+            training split for the others (all by default).
+        image_size: pixels, one number or (height, width). Scenes are rendered at it (32 by default); other images are
+            resized until they cover it, then cropped at the centre.
+        seed: of scenes, which world; of the others, which draw of ``train_images``.
+        held_out: scenes only: how many images validation and test have, each.
+        cues: scenes only: how much shape, hue and texture say about the class.
+
+    Returns:
+        The training, validation and test split, which share classes, mean and standard deviation.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: for an unknown name, and for files that do not have the form above.
+        ConnectionError: if CIFAR has to be downloaded and cannot be.
+        RuntimeError: if the downloaded archive is not the expected one, for example because it was cut short.
+
+    Example:
+        >>> sets = load("scenes", train_images=100, held_out=20, image_size=(32, 48))
+        >>> sets.train.images.shape, sets.train.classes[0]
+        (torch.Size([100, 3, 32, 48]), 'fish')
+    """
+    name = str(name_or_path)
+    if name == "scenes":
+        train_images = 20_000 if train_images is None else train_images
+        return _load_scenes(train_images, held_out, 32 if image_size is None else image_size, seed, cues)
+    if cues is not None:
+        raise ValueError(f"cues belong to scenes, and {name!r} is not scenes: leave cues out")
+    if name in CIFAR:
+        path = data_root(root) / f"{name}.npz"
+        if not path.exists():
+            _fetch_cifar(CIFAR[name], path)
+        return _load_npz(path, train_images, image_size, seed)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return _load_folder(path, train_images, image_size, seed)
+    if path.is_file():
+        return _load_npz(path, train_images, image_size, seed)
+    raise _not_found(name)
+
+
+def _not_found(name: str) -> Exception:
+    """The error for a name that is neither a known set nor a path."""
+    if os.sep in name or Path(name).suffix:
+        return FileNotFoundError(f"there is no {name!r}: give the path of an .npz file or of a folder of class folders")
+    near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.4) or NAMES
+    return ValueError(f"no data set is called {name!r}, and no file or folder either. Nearest known: "
+                      f"{', '.join(near)}. Otherwise give the path of an .npz file or of a folder of class folders")
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of downloaded data: the argument, the environment, the checkout's data/, or ./data."""
+    if root is None:
+        root = os.environ.get("VITLITE_DATA")
+    if root:
+        return Path(root).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / "data" if (checkout / "pyproject.toml").is_file() else Path("data")
+
+
+# --- from arrays to splits --------------------------------------------------------------------------------
+
+
+def _load_scenes(train_images: int, held_out: int, image_size: Size, seed: int, cues: scenes.Cues | None) -> Splits:
+    for what, n in (("train_images", train_images), ("held_out", held_out)):
+        if n < len(scenes.CLASSES):
+            raise ValueError(f"{what} is {n}; it must be at least {len(scenes.CLASSES)}, one scene for each class")
+    parts = []
+    for split, n in (("train", train_images), ("validation", held_out), ("test", held_out)):
+        indices = SCENES_START[split] + np.arange(n)
+        parts.append(tuple(torch.from_numpy(a) for a in scenes.render(indices, seed, image_size, cues)))
+    mean, std = _channel_statistics(parts[0][0])
+    return Splits(*(Split(*part, scenes.CLASSES, mean, std) for part in parts))
+
+
+def _assemble(
+    pairs: Iterable[tuple[Tensor, Tensor]], classes: tuple[str, ...], train_images: int | None, seed: int
+) -> Splits:
+    """Make splits out of (images, labels) pairs, with the statistics of the training images that are used."""
+    splits = [Split(*each, None, classes, (0.0,), (0.0,)) for each in pairs]
+    if train_images is not None:
+        splits[0] = splits[0].subset(train_images, seed)
+    mean, std = _channel_statistics(splits[0].images)
+    return Splits(*(replace(split, mean=mean, std=std) for split in splits))
+
+
+def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, 0 to 1; exact in any order: from counts of 256 levels."""
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        share = torch.bincount(images[:, channel].reshape(-1), minlength=256).numpy().astype(np.float64)
+        share /= share.sum()
+        mean = float(share @ levels)
+        means.append(mean)
+        stds.append(float(share @ (levels - mean) ** 2) ** 0.5)
+    return tuple(means), tuple(stds)
+
+
+def _balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """An order of which every beginning is class-balanced: round after round, one image of each class."""
+    key = scenes.random_bits(seed, np.arange(len(labels)), "subset")
+    shuffled = np.argsort(key, kind="stable")
+    rank = np.empty(len(labels), dtype=np.int64)  # which image of its class this one is
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        rank[members] = np.arange(len(members))
+    return np.lexsort((key, rank))
+
+
+def _hold_out(labels: np.ndarray, share: float, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions in two: the rest, and the first ``share`` of each class (at least one image)."""
+    held = np.zeros(len(labels), dtype=bool)
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise ValueError(f"class {name!r} has {len(members)} training image(s) and one is held out; at least two "
+                             "are needed: add images or leave the class out")
+        held[members[: max(1, round(share * len(members)))]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _hash_order(items: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
+    """Positions sorted by the SHA-256 of each item; equal items by label."""
+    digests = [hashlib.sha256(item).digest() for item in items]
+    return np.array(sorted(range(len(digests)), key=lambda i: (digests[i], int(labels[i]))), dtype=np.int64)
+
+
+def _fit(images: Tensor, size: Size | None) -> Tensor:
+    """Resize uint8 [N, C, H, W] until it covers ``size``, then crop at the centre. None leaves it alone."""
+    if size is None:
+        return images
+    height, width = pair(size, "image_size")
+    old_height, old_width = images.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return images
+    scale = max(height / old_height, width / old_width)
+    covering = [max(height, round(old_height * scale)), max(width, round(old_width * scale))]
+    return center_crop(resize(images, covering, antialias=True), [height, width])
+
+
+# --- .npz -------------------------------------------------------------------------------------------------
+
+
+def _load_npz(path: Path, train_images: int | None, image_size: Size | None, seed: int) -> Splits:
+    arrays = _read_npz(path)
+    classes = tuple(str(name) for name in arrays["classes"])
+    pairs = {}
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64)
+        images = np.ascontiguousarray(images)
+        order = _hash_order([image.tobytes() for image in images], labels)
+        pairs[split] = images[order], labels[order]
+    images, labels = pairs["train"]
+    kept, held = _hold_out(labels, HELD_OUT, classes)
+    parts = ((images[kept], labels[kept]), (images[held], labels[held]), pairs["test"])
+    tensors = ((_fit(_channels_first(i), image_size), torch.from_numpy(y)) for i, y in parts)
+    return _assemble(tensors, classes, train_images, seed)
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read and check the five arrays. Nothing is ever unpickled."""
+    names = ("train_images", "train_labels", "test_images", "test_labels", "classes")
+    wanted = "an .npz file with the arrays " + ", ".join(names)
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                names_there = ", ".join(file.files) or "none"
+                raise ValueError(f"{path} has no array {', '.join(missing)}; it has {names_there}. Expected {wanted}")
+            arrays = {name: file[name] for name in names}
+    except (BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; write it again") from error
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
+                         "save classes as an array of str, images as uint8") from error
+    _check_arrays(path, arrays)
+    return arrays
+
+
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    classes = arrays["classes"]
+    if classes.ndim != 1 or classes.dtype.kind != "U":
+        raise ValueError(f"{path}: classes is {_form(classes)}; expected one str for each class, in one dimension")
+    if len(classes) < 2:
+        raise ValueError(f"{path}: classes names {len(classes)} class(es); at least two are needed to tell apart")
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:
+            raise ValueError(f"{path}: {split}_images is {_form(images)}; expected uint8 [N, H, W, C], none 0")
+        if images.shape[3] > 4 >= images.shape[1]:
+            raise ValueError(f"{path}: {split}_images has shape {list(images.shape)}, channels second; expected "
+                             "[N, H, W, C]: transpose with images.transpose(0, 2, 3, 1)")
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{path}: {split}_labels is {_form(labels)}; expected {len(images)} integers, one for "
+                             "each image")
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise ValueError(f"{path}: {split}_labels go from {labels.min()} to {labels.max()}; with {len(classes)} "
+                             f"classes they must lie in 0 to {len(classes) - 1}")
+    if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
+        train, test = (list(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test"))
+        raise ValueError(f"{path}: training images are {train}, test images {test}; expected one shape [H, W, C]")
+
+
+def _form(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+# --- a folder of class folders ----------------------------------------------------------------------------
+
+
+def _load_folder(path: Path, train_images: int | None, image_size: Size | None, seed: int) -> Splits:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(folders) < 2:
+        held = f"only {folders[0].name!r}" if folders else "none"
+        raise ValueError(f"{path} must hold one folder of images for each class, at least two; it holds {held}")
+    files, labels = [], []
+    for label, folder in enumerate(folders):
+        visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+        images = sorted(p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES)
+        if len(images) < 3:
+            raise ValueError(f"class folder {folder} holds {len(images)} image(s); at least three are needed, one for "
+                             f"each split. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        files += images
+        labels += [label] * len(images)
+    classes, labels = tuple(folder.name for folder in folders), np.array(labels)
+    order = _hash_order([file.read_bytes() for file in files], labels)
+    images = _read_images([files[i] for i in order], image_size)
+    labels = labels[order]
+    rest, test = _hold_out(labels, HELD_OUT, classes)
+    kept, held = _hold_out(labels[rest], HELD_OUT / (1 - HELD_OUT), classes)
+    parts = ((images[i], torch.from_numpy(labels[i])) for i in (rest[kept], rest[held], test))
+    return _assemble(parts, classes, train_images, seed)
+
+
+def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
+    """Decode image files as RGB, uint8 [N, 3, H, W], each made to fit ``size``; else they must agree."""
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                pixels = np.array(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{file} cannot be read as an image ({error}): replace it or take it out") from error
+        images.append(_fit(_channels_first(pixels[None]), size)[0])
+        if images[-1].shape != images[0].shape:
+            first, this = (f"{i.shape[1]}×{i.shape[2]}" for i in (images[0], images[-1]))
+            raise ValueError(f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size")
+    return torch.stack(images)
+
+
+# --- CIFAR ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """An official binary archive: where it is, what it must hash to, and how a record inside it looks."""
+
+    url: str
+    md5: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    label_bytes: int  # CIFAR-100 has the coarse label first, then the fine one; the last is the one we read
+
+    @property
+    def record_bytes(self) -> int:  # the labels, then 32×32 values of red, of green and of blue
+        return self.label_bytes + 3 * 32 * 32
+
+
+CIFAR = {
+    "cifar10": _Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        md5="c32a1d4ab5d03f1284b67883e8d87530",
+        train=tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
+        test=("cifar-10-batches-bin/test_batch.bin",),
+        names="cifar-10-batches-bin/batches.meta.txt",
+        label_bytes=1,
+    ),
+    "cifar100": _Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        md5="03b5dce01913d631647c71ecec9e9cb8",
+        train=("cifar-100-binary/train.bin",),
+        test=("cifar-100-binary/test.bin",),
+        names="cifar-100-binary/fine_label_names.txt",
+        label_bytes=2,
+    ),
+}
+
+
+def _fetch_cifar(archive: _Archive, path: Path) -> None:
+    """Download, verify and decode an archive into ``path``, which appears whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+            _download(archive, Path(folder), path)
+            np.savez(Path(folder) / "whole.npz", **_decode(archive, Path(folder) / "archive.tar.gz"))
+            os.replace(Path(folder) / "whole.npz", path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC, f"no space left for {path}: free 600 MB there, or set VITLITE_DATA to a folder with room"
+        ) from error
+
+
+def _download(archive: _Archive, folder: Path, path: Path) -> None:
+    instead = f"or put a finished file at {path}, or set VITLITE_DATA to the folder that has one"
+    try:
+        download_url(archive.url, folder, "archive.tar.gz", archive.md5)
+    except RuntimeError as error:  # torchvision's word for a wrong checksum
+        raise RuntimeError(f"{archive.url} did not arrive whole: its MD5 is not {archive.md5}. Nothing was kept; try "
+                           f"again, {instead}") from error
+    except (OSError, HTTPException) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise ConnectionError(
+            f"{archive.url} could not be downloaded ({error}). Try again with a network, {instead}; "
+            'load("scenes") needs no download'
+        ) from error
+
+
+def _decode(archive: _Archive, file: Path) -> dict[str, np.ndarray]:
+    """The five arrays of the .npz form out of the binary archive, whose checksum has been verified."""
+    arrays = {}
+    with tarfile.open(file) as tar:
+
+        def read(name: str) -> bytes:
+            return tar.extractfile(name).read()
+
+        arrays["classes"] = np.array(read(archive.names).decode().split())
+        for split, names in (("train", archive.train), ("test", archive.test)):
+            data = np.frombuffer(b"".join(read(name) for name in names), dtype=np.uint8)
+            records = data.reshape(-1, archive.record_bytes)
+            pixels = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
+            arrays[f"{split}_images"] = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+            arrays[f"{split}_labels"] = records[:, archive.label_bytes - 1].astype(np.int64)
+    return arrays

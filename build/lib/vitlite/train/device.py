@@ -1,0 +1,99 @@
+"""What a device is good for: its precision, whether compiling pays there, and its peak."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["autocast_dtype", "compiling_pays", "default_device", "peak_flops"]
+
+# Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
+# is given "with sparsity"). The words of a device's name decide; the longer entry comes first.
+PEAKS = {
+    ("H200",): 989e12,
+    ("H100", "PCIe"): 756e12,
+    ("H100",): 989e12,
+    ("A100",): 312e12,
+    ("V100",): 125e12,
+    ("L4",): 121e12,
+    ("T4",): 65e12,
+}
+COMPILE_STEPS = 2_000  # compiling takes about as long as some hundred steps save
+
+
+def default_device() -> torch.device:
+    """The device to train on if none is named: a CUDA device, one for each process of a machine, or the CPU.
+
+    Example:
+        >>> default_device().type in ("cuda", "cpu")
+        True
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's number for this process on its machine
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The reduced precision in which this device gains time, or None.
+
+    CUDA: bfloat16, or float16 where it has none (a T4). CPU: bfloat16 where there are instructions for it. Elsewhere,
+    on Apple's MPS for one, float32: nobody has measured it yet.
+
+    Example:
+        >>> autocast_dtype(torch.device("mps")) is None
+        True
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "cpu":
+        abilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else None
+    return None
+
+
+def compiling_pays(device: torch.device, steps: int) -> bool:
+    """Whether ``torch.compile`` earns back its own time: on CUDA, in a run that is not short.
+
+    On a CPU it gains less than a tenth at the sizes of this book and takes a minute.
+
+    Example:
+        >>> compiling_pays(torch.device("cuda"), 10_000), compiling_pays(torch.device("cpu"), 10_000)
+        (True, False)
+    """
+    return device.type == "cuda" and steps >= COMPILE_STEPS
+
+
+def compiled(learner: nn.Module, images: Tensor, targets: Tensor, dtype: torch.dtype | None) -> nn.Module:
+    """The module compiled, or as it is where that does not work: no compiler, a device or a model it cannot handle.
+
+    It is tried on a batch of the size, and in the precision, that training will have.
+    """
+    buffers = [buffer.clone() for buffer in learner.buffers()]  # a batch norm counts what it sees
+    try:
+        with warnings.catch_warnings(), torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            warnings.simplefilter("ignore")
+            faster = torch.compile(learner)
+            faster(images, targets)[0].backward()
+        return faster
+    except Exception:  # whatever it is that the compiler lacks: training does not need it
+        return learner
+    finally:
+        learner.zero_grad()
+        for buffer, before in zip(learner.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOP a second that the device could do at most in 16 bits, by its data sheet; None if it is not listed.
+
+    Example:
+        >>> peak_flops(torch.device("cpu")) is None
+        True
+    """
+    if device.type != "cuda":
+        return None
+    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
+    return next((peak for name, peak in PEAKS.items() if words.issuperset(name)), None)

@@ -1,0 +1,360 @@
+"""The training loop: it knows tensors, a model and a recipe, and nothing of what the model is.
+
+Read ``Trainer.fit`` first, then ``_train_step``: that is the whole of it. What stands around them has a file each:
+which images a step sees (``batches``), what the device can do (``device``), averaged weights (``average``), saving and
+resuming (``checkpoint``), several processes (``distributed``), reports (``history``, ``callbacks``).
+
+All randomness of step t (which images, which crops, which dropped paths) follows from the seed and t alone. So a run
+that was killed and resumed does exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vitlite.data.datasets import Split, Splits
+from vitlite.train import checkpoint as checkpoints
+from vitlite.train import distributed, objectives, recipes
+from vitlite.train.average import Average
+from vitlite.train.batches import Batches, stream
+from vitlite.train.callbacks import Callback, Progress
+from vitlite.train.device import autocast_dtype, compiled, compiling_pays, default_device
+from vitlite.train.evaluation import evaluate
+from vitlite.train.history import VAL_LINES, Log, empty
+from vitlite.train.recipes import Recipe
+
+__all__ = ["Trainer"]
+
+
+class Learner(nn.Module):
+    """The model and what is asked of it as one module, for torch to compile and to share between processes."""
+
+    def __init__(self, model: nn.Module, objective: objectives.Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss, and the number of right answers."""
+        return self.objective(self.model, images, targets)
+
+
+class Trainer:
+    """Train a model by a recipe, on a CPU or on CUDA devices; Apple's MPS should work and is untested.
+
+    At the end the model has the weights of the last step; their running average, if the recipe has ``average``; or, if
+    it has ``keep_best``, those of either that did best on the validation images. ``kept`` says which.
+
+    Under ``torchrun``, inside ``distributed.joined``, each process trains on its part of every batch. All must be given
+    the same arguments and equal models, and see the same checkpoint file, which the first of them writes.
+
+    Args:
+        model: Any module from images ``[B, C, H, W]`` to logits ``[B, classes]``; it is trained in place.
+        recipe: How to train.
+        seed: One seed makes one result on one machine.
+        device: Where to train; by default CUDA if there is one, else the CPU.
+        objective: What to ask of the model; classification with the recipe's label smoothing by default. If it is a
+            module, its own parameters are trained too.
+        val_objective: What to ask of it in validation; classification without label smoothing by default. A model that
+            does not classify needs one here.
+        checkpoint: A file to save the run in and, if it is there, to resume it from.
+        checkpoint_every: Steps between two saves, rounded up to whole lines of the history.
+        autocast: Compute in reduced precision where the device gains from it (``device.autocast_dtype``).
+        compile: Compile the model, if that works; by default where it pays (``device.compiling_pays``).
+        callbacks: Functions called with the trainer and the moment; see ``callbacks``.
+        progress: Show a progress bar; by default only in a terminal.
+
+    Attributes:
+        history: What happened, as plain lists: ``step``, ``loss``, ``train_accuracy`` (on augmented images),
+            ``learning_rate``, ``images_per_second``; ``val_step``, ``val_loss``, ``val_accuracy``; and as one number
+            each ``kept_step``, the step whose weights were kept, and the ``seconds`` so far.
+        step: Steps done.
+
+    Example:
+        >>> from vitlite import ViT, ViTConfig, data
+        >>> from vitlite.train import Recipe
+        >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
+        >>> trainer = Trainer(model, Recipe("try", steps=2, batch_size=8, keep_best=True), device="cpu")
+        >>> trainer.fit(data.load("scenes", train_images=20, held_out=10))["step"], trainer.kept
+        ([1, 2], 'weights of step 2, the best on validation')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        objective: objectives.Objective | None = None,
+        val_objective: objectives.Objective | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1000,
+        autocast: bool = True,
+        compile: bool | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+    ) -> None:
+        self.world = distributed.world()
+        self.device = torch.device(device) if device else default_device()
+        self.model, self.recipe, self.seed = model.to(self.device), recipe, seed
+        self.learner: nn.Module = Learner(model, objective or objectives.classify(recipe.label_smoothing))
+        self.learner.to(self.device)
+        self.val_objective = val_objective
+        self.optimizer = recipes.optimizer(self.learner, recipe)
+        self.average = Average(model, recipe.average) if recipe.average else None
+        self.best: dict[str, Tensor] = {}  # weights of the best validation, if the recipe keeps them
+        self.dtype = autocast_dtype(self.device) if autocast else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.compile = compiling_pays(self.device, recipe.steps) if compile is None else compile
+        self.checkpoint = Path(checkpoint) if checkpoint else None
+        self.log_every = max(1, recipe.steps // 200)
+        self.checkpoint_every = math.ceil(checkpoint_every / self.log_every) * self.log_every
+        self.callbacks, self.progress = list(callbacks), progress
+        self.step, self.history = 0, empty()
+        self.run: dict = {}  # what a checkpoint must agree with, once the data are known
+
+    def fit(self, data: Splits) -> dict:
+        """Train to the recipe's last step, resuming from the checkpoint if there is one.
+
+        Args:
+            data: Splits; ``train`` is trained on, ``validation`` watched, ``test`` never touched.
+
+        Returns:
+            ``history``.
+
+        Raises:
+            FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays at
+                the last good save.
+            ValueError: If the checkpoint belongs to another run, or the batch cannot be cut as asked for.
+            RuntimeError: If another process of the run died or is silent.
+            KeyboardInterrupt: After Ctrl-C, once the run is saved.
+        """
+        self._resume(len(data.train))
+        train, validation = data.train.to(self.device), data.validation.to(self.device)
+        batches = Batches(train, self.recipe, self.seed)
+        rng_devices = [self.device] if self.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(rng_devices),
+            self._interrupted() as stopped,
+            self._listeners() as tell,
+            self._contact(),
+        ):
+            self.model.train()
+            log = Log(self.device)
+            learner = self._fast_and_shared(batches)
+            while self.step < self.recipe.steps:
+                loss, right = self._train_step(learner, *batches[self.step])
+                self.step += 1
+                log.add(loss, right, batches.size)
+                if self.device.type == "cpu":  # elsewhere a look at the loss would make the device wait
+                    log.check(self.step)
+                last = self.step == self.recipe.steps
+                if last or self.step % self.log_every == 0:
+                    self._write_line(log)
+                    tell("log")
+                if last or self.step % self.recipe.validate_every == 0:
+                    log.pause(self._validate(validation))
+                    tell("validate")
+                if last or self.step % self.checkpoint_every == 0:
+                    self._save()
+                tell("step")
+                if stopped.is_set():
+                    self._write_line(log)
+                    self._save()
+                    raise KeyboardInterrupt(self._stop_message())
+            self._keep()
+            tell("end")
+        return self.history
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model whose weights are validated: the averaged one where the recipe averages, else the model itself."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def kept(self) -> str:
+        """Which weights the model has once training is over, in words."""
+        kind = "averaged weights" if self.recipe.average else "weights"
+        why = "the best on validation" if self.recipe.keep_best else "the last"
+        return f"{kind} of step {self.history['kept_step']}, {why}"
+
+    # ---- one step
+
+    def _train_step(self, learner: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One update from a whole batch, of which this process takes its pieces, one after the other.
+
+        Returns:
+            The mean loss over these pieces, and the number of right answers.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipes.learning_rate(self.recipe, self.step)
+        self.optimizer.zero_grad()
+        loss, right = torch.zeros(2, device=self.device)
+        pieces = self._pieces(len(images))
+        for index, part in pieces.items():
+            torch.manual_seed(stream(self.seed, "step", self.step, index))  # what dropout and drop path draw from
+            with distributed.exchanging(learner, index == max(pieces)):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    piece_loss, piece_right = learner(images[part], targets[part])
+                self.scaler.scale(piece_loss / len(pieces)).backward()
+            loss += piece_loss.detach() / len(pieces)
+            right += piece_right
+        if self.recipe.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update(self.model, self.step)
+        return loss, right
+
+    def _pieces(self, count: int) -> dict[int, slice]:
+        """The pieces of a batch of ``count`` images that are this process's, by their number in the whole batch.
+
+        Each piece draws its own random numbers, so it does not matter which process gets it.
+        """
+        rank, size = self.world
+        at_once = min(self.recipe.micro_batch or max(1, count // size), count)
+        number, rest = divmod(count, at_once)
+        if rest or number % size:
+            raise ValueError(f"a batch of {count} images in pieces of {at_once} cannot be shared evenly by {size} "
+                             "process(es); choose batch_size and micro_batch so that it can")
+        share = number // size
+        return {i: slice(i * at_once, (i + 1) * at_once) for i in range(rank * share, (rank + 1) * share)}
+
+    def _fast_and_shared(self, batches: Batches) -> nn.Module:
+        """What takes the steps: the learner, compiled where that was asked for, shared where there are processes."""
+        learner = self.learner
+        if self.compile and self.step < self.recipe.steps:
+            images, targets = batches[self.step]
+            part = next(iter(self._pieces(len(images)).values()))
+            learner = compiled(learner, images[part], targets[part], self.dtype)
+        return distributed.shared(learner)
+
+    # ---- reporting and validating
+
+    def _write_line(self, log: Log) -> None:
+        """Add a line to the history, if there was a step since the last one and its loss was finite."""
+        if log.steps:
+            log.check(self.step)
+            log.line(self.history, self.step, recipes.learning_rate(self.recipe, self.step - 1))
+
+    def _validate(self, validation: Split) -> float:
+        """Add a validation to the history, note the weights if they are the best; returns the seconds it took."""
+        began = time.perf_counter()
+        result = evaluate(self.validated, validation, dtype=self.dtype, objective=self.val_objective)
+        if not self.recipe.keep_best or result.accuracy > max(self.history["val_accuracy"], default=-1.0):
+            self.history["kept_step"] = self.step
+            if self.recipe.keep_best:
+                self.best = {name: tensor.clone() for name, tensor in self.validated.state_dict().items()}
+        for name, value in zip(VAL_LINES, (self.step, *result), strict=True):
+            self.history[name].append(value)
+        seconds = time.perf_counter() - began
+        self.history["seconds"] += seconds
+        return seconds
+
+    def _keep(self) -> None:
+        """Put the weights that are kept into the model."""
+        if self.best or self.average:
+            self.model.load_state_dict(self.best or self.validated.state_dict())
+
+    @contextlib.contextmanager
+    def _listeners(self) -> Iterator[Callable[[str], None]]:
+        """A function that tells the callbacks and the progress bar of a moment; the first process alone does."""
+        bar = Progress(self.progress)
+
+        def tell(moment: str) -> None:
+            for callback in (*self.callbacks, bar) if self.world.rank == 0 else ():
+                callback(self, moment)
+
+        with contextlib.closing(bar):
+            yield tell
+
+    # ---- stopping, saving and resuming
+
+    @contextlib.contextmanager
+    def _interrupted(self) -> Iterator[threading.Event]:
+        """Turn the first Ctrl-C into a flag, so that the step under way can finish; the second interrupts at once."""
+        stopped = threading.Event()
+        if threading.current_thread() is not threading.main_thread() or self.world.size > 1:
+            yield stopped
+            return
+
+        def note(*_) -> None:
+            stopped.set()
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield stopped
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _stop_message(self) -> str:
+        resumes = f"saved in {self.checkpoint}; the same call resumes it"
+        saved = resumes if self.checkpoint else "not saved: no checkpoint was named"
+        return f"stopped after step {self.step} of {self.recipe.steps}, {saved}"
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[None]:
+        """Say what it means when this process can no longer reach the others, and how to go on."""
+        try:
+            yield
+        except RuntimeError as error:
+            rank, size = self.world
+            lost = isinstance(error, dist.DistError) or re.search("onnection|imed out", str(error))
+            if size == 1 or not lost:
+                raise
+            go_on = f"the same command resumes from {self.checkpoint}" if self.checkpoint else "start it again"
+            raise RuntimeError(f"process {rank} of {size} lost the others at step {self.step}: one of them died or is "
+                               f"silent, so this run ends here; {go_on}. ({str(error).splitlines()[0]})") from error
+
+    def _save(self) -> None:
+        if self.checkpoint is None or self.world.rank > 0:
+            return
+        moments = {
+            f"{index}.{name}": tensor
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        average = self.average.model.state_dict() if self.average else {}
+        metadata = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self.run}
+        parts = {"learner": self.learner.state_dict(), "average": average, "best": self.best, "optimizer": moments}
+        checkpoints.save(self.checkpoint, metadata, **parts)
+
+    def _resume(self, train_images: int) -> None:
+        """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.learner.state_dict().items()}
+        recipe = dataclasses.asdict(self.recipe)
+        objective = self.learner.objective
+        asked = getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
+        self.run = {"seed": self.seed, "recipe": recipe, "objective": asked, "train_images": train_images,
+                    "shapes": shapes}
+        saved = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
+        if saved:
+            parts, metadata = saved
+            self.learner.load_state_dict(parts["learner"])
+            if self.average:
+                self.average.model.load_state_dict(parts["average"])
+            self.best = {name: tensor.to(self.device) for name, tensor in parts.get("best", {}).items()}
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in parts.get("optimizer", {}).items():
+                index, _, key = name.partition(".")
+                moments.setdefault(int(index), {})[key] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.scaler.load_state_dict(metadata["scaler"])
+            self.step, self.history = metadata["step"], metadata["history"]
+        distributed.agree(self.step, self.device)

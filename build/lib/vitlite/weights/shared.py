@@ -1,0 +1,422 @@
+"""What the libraries have in common: reading, renaming, and a model out of another's tensors, all of them or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitlite import checks
+from vitlite.checks import Size, pair
+from vitlite.config import ViTConfig
+from vitlite.hybrid import R50
+from vitlite.model import PatchEmbed, ViT
+
+Source = nn.Module | Mapping[str, Tensor] | str | Path
+
+# What ViTConfig cannot express, by the names it has in the libraries, and what ours has instead.
+INEXPRESSIBLE = {
+    r"\b[qk]_norm|norm_[qk]\b": "normalised queries and keys; ours are compared as they are",
+    r"rope|rotary": "rotary positions, which turn queries and keys; ours are added to tokens or attention logits",
+    r"norm_pre|pre_?layr?norm": "a norm before the first block; ours enter it as they are",
+    r"attn_pool|MAPHead": "attention pooling, a layer of its own; ours takes the class token or the mean",
+    r"w12|fc1_g|weights_in|\bgate": "a gated MLP or attention (as SwiGLU), which multiplies two branches; ours has one",
+    r"rel_pos|relative_position": "relative position biases; ours are keys",
+    r"attn\.norm|mlp\.norm": "a norm inside attention or MLP; ours stand before them",
+    r"patch_embed\.(backbone|norm)|conv_root|conv_proj\.\w+\.": "a stem that is no plain patch projection, nor the "
+    "ResNet-50 of the paper's hybrid",
+}
+
+
+# The tensors that tell a model's shape, by our names, with their axes.
+AXES = {"patch_embed.projection.weight": 4, "blocks.0.norm1.weight": 1, "blocks.0.mlp.contract.weight": 2}
+OPTIONAL = {"position": 3, "registers": 3, "head.out.weight": 2}
+OTHER_PATCHES = (
+    "\nIts patches have another size (or other channels); build the model with the patch_size it was trained with"
+)
+
+
+class Library(NamedTuple):
+    """Whose weights: what we call their model, their names for our tensors, and their way of resampling positions.
+
+    A block's number is ``{}`` in a name; an entry stands for a tensor, or for a layer with its weight and bias. Where
+    they have two names for one thing, the first is the one that is written. ``head.hidden`` and ``head.out`` are the
+    head's layers.
+    """
+
+    title: str
+    convention: str
+    names: Mapping[str, str]
+
+
+def named(outside: Mapping[str, str], block: str, inside: Mapping[str, str]) -> dict[str, str]:
+    """A table of names: outside the blocks, and inside one, ``block`` being what stands before its number."""
+    return {**outside} | {f"{block}{{}}.{theirs}": f"blocks.{{}}.{ours}" for theirs, ours in inside.items()}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict, all of it or nothing.
+
+    Args:
+        model: Any module.
+        state: Its tensors by name.
+        origin: Where they come from, for the message.
+
+    Raises:
+        TypeError: If the state is no mapping of names to tensors.
+        ValueError: If a tensor is missing, left over or of another shape; the message lists every one.
+
+    Example:
+        >>> fill(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
+        Traceback (most recent call last):
+        ValueError: the file does not fit the model; nothing was loaded:
+          weight: [1, 3] there, [1, 2] in the model
+          bias: missing
+    """
+    _check_state(state)
+    wanted = model.state_dict()
+    wrong = [f"{name}: {list(state[name].shape)} there, {list(tensor.shape)} in the model"
+             for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
+    wrong += [f"{name}: missing" for name in wanted if name not in state]
+    wrong += [f"{name}: not in the model" for name in state if name not in wanted]
+    if wrong:
+        message = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
+        raise ValueError(message + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
+    model.load_state_dict(dict(state))
+
+
+def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether a patch has another number of pixels there: the projection's matrix is ``[D, C·P·P]``."""
+    return any(name.endswith("patch_embed.projection.weight") and name in state
+               and state[name].shape[1:] != tensor.shape[1:] for name, tensor in wanted.items())
+
+
+# ---- what comes in
+
+
+def read(source: Source) -> tuple[dict[str, Tensor], nn.Module | None]:
+    """The state dict, and the model if it is one."""
+    if isinstance(source, nn.Module):
+        return dict(source.state_dict()), source
+    if not isinstance(source, Mapping | str | Path):
+        raise TypeError(f"source is a {type(source).__name__}; expected a model, its state dict, or a file of that")
+    state = _file(Path(source)) if isinstance(source, str | Path) else source
+    for name in ("model", "state_dict"):  # as DeiT publishes its weights
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{source} holds a {type(state).__name__}; expected a state dict")
+    _check_state(state)
+    return dict(state), None
+
+
+def _check_state(state: object) -> None:
+    checks.kind(Mapping, state=state)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"expected a state dict, a tensor for every name, but {name!r} is a {type(value).__name__}; pass "
+                "model.state_dict()"
+            )
+
+
+def _file(path: Path) -> object:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".npz":
+        raise ValueError(f"{path} is an .npz of arrays; read it with from_npz")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors ({cause}); fetch it again, or save model.state_dict() alone"
+        ) from error
+
+
+def given(**options) -> dict:
+    """The options that the caller has set."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def epsilon(model: nn.Module) -> float:
+    """The one epsilon of a model's LayerNorms."""
+    return one_epsilon({module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)})
+
+
+def one_epsilon(values: set[float]) -> float:
+    """The only one of them."""
+    if len(values) != 1:
+        raise ValueError(
+            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(values) or 'no LayerNorm'}"
+        )
+    return values.pop()
+
+
+def gelu_of(activation: nn.Module) -> str:
+    """Which GELU an activation is, by what it does."""
+    x = torch.linspace(-4, 4, 81)
+    for approximate, name in (("none", "exact"), ("tanh", "tanh")):
+        if torch.allclose(activation(x), F.gelu(x, approximate=approximate), rtol=0, atol=1e-5):
+            return name
+    raise ValueError(f"ViTConfig cannot express the activation {type(activation).__name__}; it knows two forms of GELU")
+
+
+def refuse(beginning: str, reasons: Mapping[str, bool]) -> None:
+    """Raise a ValueError with every reason that holds."""
+    holding = [reason for reason, holds in reasons.items() if holds]
+    if holding:
+        raise ValueError(f"{beginning} {', no '.join(holding)}")
+
+
+def refuse_names(library: Library, names: Iterable[str]) -> None:
+    """Raise a ValueError if one of these names of tensors or modules stands for what ViTConfig cannot express."""
+    names, refused = dict.fromkeys(names), []
+    for pattern, what in INEXPRESSIBLE.items():
+        if named := [name for name in names if re.search(pattern, name)]:
+            refused.append(f"{named[0]}: {what}" + (f" ({len(named) - 1} more)" if len(named) > 1 else ""))
+    if refused:
+        raise ValueError(
+            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
+        )
+
+
+def names_of(model: nn.Module) -> list[str]:
+    """The names of a model's tensors, and of its modules that do something."""
+    return [*model.state_dict(), *(name for name, part in model.named_modules() if not isinstance(part, nn.Identity))]
+
+
+# ---- a model out of theirs
+
+
+def assemble(
+    library: Library, state: Mapping[str, Tensor], known: Mapping, image_size: Size | None, num_classes: int | None,
+    remarks: Sequence[str] = (),
+) -> ViT:
+    """A model out of their tensors and what is known beside; its warnings point at the caller's caller."""
+    state, more = _ours(library, state)
+    remarks = [*remarks, *more]
+    config, stem = _config(library, state, known, image_size), _stem(state)
+    stem = stem and R50(**stem)
+    classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
+    both = width == 2 * config.embed_dim
+    if both and num_classes is None:
+        raise ValueError(
+            f"{library.title} whose head reads the class token and the mean of the patches side by side; ViTConfig's "
+            "reads one of them: pass num_classes= for a new head"
+        )
+    headless = not any(name.startswith("head.out.") for name in state)
+    if headless and num_classes is None:
+        num_classes = ViTConfig.num_classes
+    new_head = headless or both or num_classes not in (None, classes)
+    if new_head:
+        config = dataclasses.replace(config, num_classes=num_classes, head="linear", zero_head=True)
+        state = {name: tensor for name, tensor in state.items() if not _of_head(name)}
+        why = f"{library.title} without a head: a new one" if headless else "the head is new"
+        remarks.append(f"{why}, for {num_classes} classes, and starts at zero: train it")
+    model, state = ViT(config, stem), renamed(state, _head_names(config))
+    state["patch_embed.projection.weight"] = state["patch_embed.projection.weight"].flatten(1)  # kernel -> matrix
+    if stem is not None:
+        state = renamed(state, {"patch_embed.projection": "patch_embed.patches.projection"})
+    if new_head:
+        state |= {name: tensor for name, tensor in model.state_dict().items() if _of_head(name)}
+    fill(model, state, f"the state of {library.title}")
+    asked = config.image_size if image_size is None else image_size
+    (old_height, old_width), (height, width) = pair(config.image_size), pair(asked)
+    if (old_height, old_width) != (height, width):
+        model = model.at_resolution((height, width), library.convention)
+        remarks.append(
+            f"the model was made for images of {old_height}×{old_width}; its positions are resampled for "
+            f"{height}×{width} as by convention {library.convention!r}"
+        )
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
+    return model.eval()
+
+
+def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Their tensors under our names, and what there is to remark."""
+    first, state = ", ".join(list(state)[:3]), renamed(state, library.names)
+    refuse_names(library, state)
+    for name, axes in (AXES | {name: axes for name, axes in OPTIONAL.items() if name in state}).items():
+        if name not in state or state[name].ndim != axes:
+            raise ValueError(
+                f"these are not the weights of {library.title} with a plain patch projection: nothing in them is "
+                f"{name} with {axes} axes (first names: {first})"
+            )
+    for name in [name for name in state if name.startswith("blocks.") and ".query." in name]:
+        parts = [name.replace("query", part) for part in ("query", "key", "value")]
+        if all(part in state for part in parts):
+            state[name.replace("query", "qkv")] = torch.cat([state.pop(part) for part in parts])
+    _fold_layer_scale(state)
+    if "late_registers" in state and "position" in state and "class_token" in state:
+        table = state["position"]  # its first row is the class token's, registers come after positions are added
+        state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
+        state["registers"] = state.pop("late_registers")
+    if any(name.endswith(("qkv.bias", "query.bias")) for name in state):
+        return state, []
+    zeros = state["blocks.0.norm1.weight"].new_zeros(3 * len(state["blocks.0.norm1.weight"]))
+    state |= {f"blocks.{block}.attention.qkv.bias": zeros for block in range(_depth(state))}
+    return state, [f"{library.title} whose query, key and value have no bias: zeros stand in for it"]
+
+
+def _fold_layer_scale(state: dict[str, Tensor]) -> None:
+    """Layer scale λ multiplies what a branch gives, so it may stand in the branch's last layer: λ·(Wx + b)."""
+    for block in range(_depth(state)):
+        for scale, layer in (("scale1", "attention.projection"), ("scale2", "mlp.contract")):
+            name = next((name for name in state if name.startswith(f"blocks.{block}.{scale}.")), None)
+            weight, bias = (f"blocks.{block}.{layer}.{leaf}" for leaf in ("weight", "bias"))
+            if name and all(part in state and len(state[part]) == state[name].numel() for part in (weight, bias)):
+                factor = state.pop(name).flatten().float()
+                state |= {weight: factor[:, None] * state[weight], bias: factor * state[bias]}
+
+
+def _stem(state: Mapping[str, Tensor]) -> dict | None:
+    """What makes the paper's ResNet-50 in front, if its tensors are there."""
+    if (root := state.get("patch_embed.trunk.0.weight")) is None:
+        return None
+    channels, in_channels = root.shape[:2]
+    width, _, map_patch, _ = state["patch_embed.projection.weight"].shape
+    stages = len({name.split(".")[2] for name in state if re.match(r"patch_embed\.trunk\.\d+\.0\.", name)})
+    return {"embed_dim": width, "in_channels": in_channels, "stride": 4 * 2 ** (stages - 1), "width": channels // 64,
+            "map_patch": map_patch}
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    return 1 + max(int(block[1]) for block in map(re.compile(r"blocks\.(\d+)\.").match, state) if block)
+
+
+def _config(library: Library, state: Mapping[str, Tensor], known: Mapping, asked: Size | None) -> ViTConfig:
+    """The shape that the tensors have, with what they do not say from ``known``."""
+    width, channels, *patch_size = state["patch_embed.projection.weight"].shape
+    if stem := _stem(state):
+        channels, patch_size = stem["in_channels"], [stem["stride"] * stem["map_patch"]] * 2
+    known = {"pool": "token"} | known
+    if "num_heads" not in known and width % 64:
+        raise ValueError(
+            f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
+        )
+    if "position" not in state and known.get("position") != "none":
+        raise ValueError(f"{library.title} without position embeddings; if it has none, pass the live model")
+    rows = state["position"].shape[1] if "position" in state else None
+    tokens = {"class_token": "class_token" in state, "distillation": "distillation_token" in state,
+              "registers": state["registers"].shape[1] if "registers" in state else 0}
+    prefix = sum(tokens.values())
+    if tokens["class_token"] == (known["pool"] == "token"):
+        del tokens["class_token"]  # as by default
+    size = pair(known.get("image_size") or _image_size(library, rows, prefix, patch_size, asked))
+    patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
+    shape = {
+        "patch_size": _tidy(patch_size),
+        "in_channels": channels,
+        "num_classes": len(state.get("head.out.weight", (0,))),
+        "embed_dim": width,
+        "depth": _depth(state),
+        "num_heads": width // (80 if width == 1280 else 64),
+        "mlp_dim": state["blocks.0.mlp.contract.weight"].shape[1],
+        "prefix_positions": prefix == 0 or rows != patches,
+        "head": "mlp" if "head.hidden.weight" in state else "linear",
+    }
+    return ViTConfig(**(shape | tokens | known | {"image_size": _tidy(size)}))
+
+
+def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
+    """The size that a position table of so many rows was made for: square images', or else the one asked for.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    (tall, wide), wanted = patch_size, asked and pair(asked)
+    for patches in (rows - prefix, rows):  # with and without rows for the prefix
+        side = math.isqrt(max(patches, 0))
+        if side and side * side == patches:
+            return side * tall, side * wide
+        if wanted and (wanted[0] // tall) * (wanted[1] // wide) == patches:
+            return wanted
+    given = f", nor the grid of image_size={wanted[0]}×{wanted[1]} in patches of {tall}×{wide}" if wanted else ""
+    raise ValueError(
+        f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens{given}; "
+        "pass the image_size= that the weights were made for"
+    )
+
+
+def _tidy(size: Sequence[int]) -> Size:
+    return size[0] if size[0] == size[1] else (size[0], size[1])
+
+
+# ---- theirs out of a model
+
+
+def exported(model: ViT, library: Library, table: Tensor | None) -> dict[str, Tensor]:
+    """The state dict under another library's names, with one table of positions (or none)."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("position")}
+    state |= {} if table is None else {"position": table}
+    kernel = state["patch_embed.projection.weight"].unflatten(1, (-1, *model.patch_embed.patch_size))
+    state |= {"patch_embed.projection.weight": kernel}
+    return renamed(renamed(state, _turned(_head_names(model.config))), _turned(library.names))
+
+
+def full_table(model: ViT) -> Tensor:
+    """The position table with a row for every token: zeros where a token has no position."""
+    config, table = model.config, model.position_table()
+    tokens = config.prefix_tokens + config.num_patches
+    if table is None:
+        return model.norm.weight.new_zeros(1, tokens, config.embed_dim)
+    return F.pad(table, (0, 0, tokens - table.shape[1], 0))
+
+
+def never_expressed(model: ViT) -> dict[str, bool]:
+    """What no other library has, of a model that shall go out.
+
+    Raises:
+        TypeError: If it is no ViT of vitlite's.
+    """
+    checks.kind(ViT, model=model)
+    return {
+        "relative positions": model.config.position == "relative",
+        "hybrid stem of vitlite's": not isinstance(model.patch_embed, PatchEmbed),
+    }
+
+
+# ---- names
+
+
+def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Every tensor under its other name, or under its own where the table has none."""
+    blocks = range(len(state))  # there are no more blocks than tensors
+    table = {theirs.format(block): ours.format(block) for theirs, ours in names.items() for block in blocks}
+    result = {}
+    for name, tensor in state.items():
+        layer, _, leaf = name.rpartition(".")
+        other = table.get(name) or (f"{table[layer]}.{leaf}" if layer in table else name)
+        if other in result:
+            raise ValueError(f"{name} and another tensor are both {other} in a vitlite model")
+        result[other] = tensor
+    return result
+
+
+def _turned(names: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in reversed(names.items())}
+
+
+def _head_names(config: ViTConfig) -> dict[str, str]:
+    last = 2 if config.head == "mlp" else 0
+    names = {f"{head}.out": f"{head}.{last}" for head in ("head", "distillation_head")}
+    return names | ({"head.hidden": "head.0"} if last else {})
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith(("head.", "distillation_head."))

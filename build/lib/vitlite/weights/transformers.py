@@ -1,0 +1,135 @@
+"""transformers' ViT, DeiT and DINOv2, in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from vitlite.checks import Size
+from vitlite.model import ViT
+from vitlite.weights import shared
+from vitlite.weights.shared import Library, Source
+
+BLOCK = {
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "layer_scale1": "scale1",
+    "layer_scale2": "scale2",
+    "attention.q_proj": "attention.query",
+    "attention.k_proj": "attention.key",
+    "attention.v_proj": "attention.value",
+    "attention.o_proj": "attention.projection",
+    "mlp.fc1": "mlp.expand",
+    "mlp.fc2": "mlp.contract",
+    "attention.attention.query": "attention.query",  # these before version 5, and in published files
+    "attention.attention.key": "attention.key",
+    "attention.attention.value": "attention.value",
+    "attention.output.dense": "attention.projection",
+    "intermediate.dense": "mlp.expand",
+    "output.dense": "mlp.contract",
+}
+LIBRARY = Library(
+    "a transformers ViT, DeiT or DINOv2",
+    "deit",
+    shared.named(
+        {
+            "embeddings.cls_token": "class_token",
+            "embeddings.distillation_token": "distillation_token",
+            "embeddings.register_tokens": "late_registers",
+            "embeddings.position_embeddings": "position",
+            "embeddings.patch_embeddings.projection": "patch_embed.projection",
+            "layernorm": "norm",
+            "pooler.dense": "head.hidden",
+            "classifier": "head.out",
+            "cls_classifier": "head.out",
+            "distillation_classifier": "distillation_head.out",
+        },
+        "layers.",
+        BLOCK,
+    )
+    | shared.named({}, "encoder.layer.", BLOCK),
+)
+
+GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
+        "gelu_fast": "tanh", "gelu_accurate": "tanh"}
+
+
+def from_transformers(
+    source: Source,
+    *,
+    image_size: Size | None = None,
+    num_classes: int | None = None,
+    num_heads: int | None = None,
+    layer_norm_eps: float | None = None,
+    gelu: str | None = None,
+) -> ViT:
+    """A ViT with the weights of transformers' ViT, DeiT, DINOv2 or DINOv2 with registers.
+
+    ``DeiTForImageClassificationWithTeacher`` has both heads; in ``DeiTForImageClassification`` no head reads
+    the distillation token, which makes it a register. Layer scale goes into the layer in front of it. A model
+    without a head, such as ``Dinov2Model``, gets a new one.
+
+    Args:
+        source: The model, its state dict, or a file with the state dict (``.safetensors``, or ``.bin``, read with
+            ``weights_only``), with the names of version 5 or the older ones of published files.
+        image_size, num_classes, num_heads, gelu: As for ``from_timm``.
+        layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
+
+    Returns:
+        A new model whose logits equal transformers'.
+
+    Raises:
+        TypeError: If the source is none of these.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+
+    Example:
+        >>> import transformers
+        >>> shape = transformers.ViTConfig(hidden_size=48, num_hidden_layers=1, num_attention_heads=3)
+        >>> theirs = transformers.ViTForImageClassification(shape)
+        >>> from_transformers(theirs).config.num_heads
+        3
+    """
+    state, model = shared.read(source)
+    state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
+    scaled = any("layer_scale" in name for name in state)
+    known = {"layer_norm_eps": 1e-6 if scaled else 1e-12} if model is None else _known(model)
+    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
+    return shared.assemble(library_of(state), own_names(state), known, image_size, num_classes)
+
+
+def library_of(names: Iterable[str]) -> Library:
+    """The library's names and convention for a model with these tensors."""
+    names, library = set(names), LIBRARY
+    if "classifier.weight" in names:  # one head alone
+        library = library._replace(names={**library.names, "embeddings.distillation_token": "registers"})
+    if "embeddings.register_tokens" in names:  # of these models alone transformers resamples with antialiasing
+        library = library._replace(convention="timm")
+    return library
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state without the token that only pre-training uses."""
+    return {name: tensor for name, tensor in state.items() if name != "embeddings.mask_token"}
+
+
+def _known(model: nn.Module) -> dict:
+    """What a live model says that its tensors do not."""
+    shared.refuse_names(LIBRARY, shared.names_of(model))
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) not in ("vit", "deit", "dinov2", "dinov2_with_registers"):
+        raise ValueError(
+            f"ViTConfig cannot express a {type(model).__name__}; expected a ViT, DeiT or DINOv2 of transformers"
+        )
+    if config.hidden_act not in GELU:
+        raise ValueError(f"ViTConfig cannot express hidden_act={config.hidden_act!r}; it knows the exact and tanh GELU")
+    return {
+        "image_size": config.image_size,
+        "num_heads": config.num_attention_heads,
+        "layer_norm_eps": config.layer_norm_eps,
+        "gelu": GELU[config.hidden_act],
+    }
