@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,48 @@ def test_stamping_puts_the_cell_first_once() -> None:
     stamp.stamp(notebook)
     assert stamp.is_stamped(notebook)
     assert [cell.source for cell in notebook.cells[1:]] == ["1 + 1"]
+
+
+# ---------------------------------------------------------------- commands, wherever the clone lies
+
+
+def clone(folder: Path) -> Path:
+    """The files that the commands need, and programs that only write down how they were called."""
+    (folder / ".venv/bin").mkdir(parents=True)
+    shutil.copytree(ROOT / "book/tools", folder / "book/tools", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("python", "ruff", "jupyter"):
+        program = folder / ".venv/bin" / name
+        program.write_text('#!/bin/sh\necho "$0 $*" >> calls.txt\necho 2\n', encoding="utf-8")
+        program.chmod(0o755)
+    for name in ("requirements.txt", "requirements-weights.txt", "constraints.txt", "pyproject.toml",
+                 ".venv/.installed"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("place", ["My Drive/book", "내 드라이브/책 book"])
+def test_every_command_works_where_a_path_has_spaces(tmp_path: Path, place: str) -> None:
+    folder = clone(tmp_path / place)
+    commands = {line.split(":")[0] for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if ": ## " in line
+                or "$(INSTALLED) ## " in line or "$(SITE) ## " in line} - {"help", "install", "clean", "test"}
+    assert {"book", "execute", "lab", "lint", "stamp", "test-unit", "test-pages", "benchmark"} <= commands
+    for command in sorted(commands):
+        (folder / "calls.txt").unlink(missing_ok=True)
+        run = subprocess.run(["make", command], cwd=folder, capture_output=True, encoding="utf-8")
+        assert run.returncode == 0, f"{command}: {run.stderr}"
+        assert (folder / "calls.txt").read_text("utf-8").startswith(f"{folder}/.venv/bin/"), command
+
+
+def test_an_install_that_was_interrupted_is_completed(tmp_path: Path) -> None:
+    folder = clone(tmp_path / "My Drive")
+    shutil.rmtree(folder / ".venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    run = subprocess.run(["make", "install", f"PYTHON={sys.executable}"], cwd=folder, capture_output=True,
+                         encoding="utf-8", env={**os.environ, "PIP_NO_INDEX": "1"})  # nothing is to be fetched
+    assert "installing into .venv" in run.stdout
+    assert "No module named pip" not in run.stdout + run.stderr
+    subprocess.run([folder / ".venv/bin/python", "-m", "pip", "--version"], check=True, stdout=subprocess.DEVNULL)
 
 
 # ---------------------------------------------------------------- running a chapter
