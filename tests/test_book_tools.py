@@ -308,20 +308,21 @@ def test_a_chapter_does_not_depend_on_how_many_run_beside_it(
     assert nbformat.reads(written[0]["long.ipynb"].decode(), as_version=4).cells[0].outputs[0].text == "1\n"
 
 
-def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path, number: int) -> None:
     for name in ("long", "new", "short"):
         source = f"import os, pathlib, time\npathlib.Path('{name}.pid').write_text(str(os.getpid()))\ntime.sleep(60)"
         write_chapter(folder, name, source)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     program = f"import sys; sys.path[:0] = {sys.path!r}\nimport execute, pathlib\n"
     program += f"execute.CHAPTERS, execute.workers = pathlib.Path({str(folder)!r}), lambda: 2\n"
-    program += "execute.run_chapters([], execute.CHAPTERS)"
+    program += "execute.main()"
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     while len(pids := [path for path in folder.glob("*.pid") if path.read_text()]) < 2:
         assert time.monotonic() < until, "two chapters should have begun"
         time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 1
     assert errors.splitlines()[-1].startswith("stopped: each chapter is whole")

@@ -9,6 +9,7 @@ The pages are made from a copy, so the chapters in notebooks/ stay as they are.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     stage()
     if options.fresh:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
         print(f"running the chapters, {workers()} at a time", flush=True)
         if failures := run_chapters([], SOURCE / "notebooks"):
             sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))

@@ -204,6 +204,7 @@ def main() -> None:
     known = {path.stem for path in CHAPTERS.glob("*.ipynb")}
     if unknown := set(options.names) - known:
         parser.error(f"no such chapter: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
     if failures := run_chapters(options.names, options.into):
         sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
 

@@ -195,9 +195,8 @@ def load_all(name_or_path: str | Path, root: str | Path | None = None, *, image_
     """
     path = Path(name_or_path).expanduser()
     if str(name_or_path) not in NAMES and path.is_dir():
-        parts = list(_class_folders(path).values())
-        classes, files, labels = parts[0][0], *(sum((part[i] for part in parts), []) for i in (1, 2))
-        images, labels = _in_order(path, files, labels, image_size)
+        classes, files, *where = _class_folders(path)
+        images, labels, _ = _in_order(files, image_size, *where)
         return Split(images, torch.from_numpy(labels), None, classes, *_channel_statistics(images))
     sets = load(name_or_path, root, image_size=image_size)
     masks = None if sets.train.masks is None else torch.cat([split.masks for split in sets])
@@ -392,30 +391,23 @@ def _form(array: np.ndarray) -> str:
 
 # --- a folder of class folders ----------------------------------------------------------------------------
 
-Part = tuple[tuple[str, ...], list[Path], list[int]]  # classes, image files, the label of each
-
-
 def _load_folder(path: Path, train_images: int | None, image_size: Size | None, seed: int) -> Splits:
-    parts = _class_folders(path)
-    classes, _, labels = parts["train"]
-    least = 4 - len(parts)
-    for label, count in enumerate(np.bincount(labels, minlength=len(classes))):
-        if count < least:
-            raise ValueError(f"class folder {path / classes[label]} holds {count} image(s); at least "
+    classes, files, *where = _class_folders(path)
+    counts = Counter(label for label, split in zip(*where, strict=True) if split == "train")
+    least = 4 - len({*where[1]})
+    for label, name in enumerate(classes):
+        if counts[label] < least:
+            raise ValueError(f"class folder {path / name} holds {counts[label]} image(s); at least "
                              f"{('one', 'two', 'three')[least - 1]} are needed, one for each split that is drawn from "
-                             f"them. Images end in {', '.join(sorted(pictures.SUFFIXES))}. To evaluate on what is "
-                             "there, take load_all")
-    read = {split: _in_order(path, files, labels, image_size) for split, (_, files, labels) in parts.items()}
-    images, labels = read["train"]
-    rest, share = np.arange(len(labels)), HELD_OUT
+                             "them. To evaluate on what is there, take load_all")
+    images, labels, splits = _in_order(files, image_size, *where)
+    at, share = {split: np.flatnonzero(splits == split) for split in SPLITS.values()}, HELD_OUT
     for split in ("test", "validation"):
-        if split not in read:
-            kept, held = _hold_out(labels[rest], share, classes)
-            read[split], rest = (images[rest[held]], labels[rest[held]]), rest[kept]
+        if not len(at[split]):
+            kept, held = _hold_out(labels[at["train"]], share, classes)
+            at["train"], at[split] = at["train"][kept], at["train"][held]
             share = HELD_OUT / (1 - HELD_OUT)  # of what is left then
-    read["train"] = images[rest], labels[rest]
-    pairs = [(read[split][0], torch.from_numpy(read[split][1])) for split in ("train", "validation", "test")]
-    _agree(path, [images for images, _ in pairs])
+    pairs = ((images[at[split]], torch.from_numpy(labels[at[split]])) for split in ("train", "validation", "test"))
     return _assemble(pairs, classes, train_images, seed)
 
 
@@ -423,8 +415,8 @@ def _folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _class_folders(path: Path) -> dict[str, Part]:
-    """The image files of each split and their labels; all in "train" where no folder has the name of a split."""
+def _class_folders(path: Path) -> tuple:
+    """Class names, and each image's file, label and split: "train" for all where no folder has the name of a split."""
     folders = _folders(path)
     kinds = [SPLITS.get(folder.name.lower()) for folder in folders]
     roots = {"train": path}
@@ -435,23 +427,22 @@ def _class_folders(path: Path) -> dict[str, Part]:
                              "alone, or train, test and val alone (one of the last two will do) with the class folders "
                              "in each. Move or rename what does not belong, or pass the path of one of them")
     left_out: Counter[str] = Counter()
-    parts = {split: _class_files(root, left_out) for split, root in roots.items()}
-    for split, (classes, files, _) in parts.items():
-        if classes != parts["train"][0]:
-            raise ValueError(f"{roots[split]} has the classes {', '.join(classes)}; {roots['train']} has "
-                             f"{', '.join(parts['train'][0])}: make them the same, an empty folder will do")
-        if not files and split != "train":
-            raise ValueError(f"{roots[split]} holds no images: move it out, or fill it")
-    if left_out:
-        used, lost = sum(len(files) for _, files, _ in parts.values()), left_out.total()
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        warnings.warn(f"{path}: {lost} of {lost + used} files were left out ({why}); images stand in a class folder "
-                      f"itself and end in {', '.join(sorted(pictures.SUFFIXES))}", stacklevel=4)
-    return parts
+    names, found = {}, []
+    for split in sorted(roots, key="train".__ne__):
+        names[split], images = _class_files(roots[split], left_out)
+        found += [(*image, split) for image in images]
+        if names[split] != names["train"]:
+            raise ValueError(f"{roots[split]} has the classes {', '.join(names[split])}; {roots['train']} has "
+                             f"{', '.join(names['train'])}: make them the same, an empty folder will do")
+    if lost := left_out.total():
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        warnings.warn(f"{path}: {lost} of {lost + len(found)} files were left out ({why}); images stand in a class "
+                      f"folder itself and end in {', '.join(sorted(pictures.SUFFIXES))}", stacklevel=4)
+    return names["train"], *zip(*found, strict=True)
 
 
-def _class_files(root: Path, left_out: Counter[str]) -> Part:
-    folders, files, labels = _folders(root), [], []
+def _class_files(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    folders, images = _folders(root), []
     if len(folders) < 2:
         held = f"only {folders[0].name!r}" if folders else "none"
         raise ValueError(f"{root} must hold one folder of images for each class, at least two; it holds {held}")
@@ -463,20 +454,17 @@ def _class_files(root: Path, left_out: Counter[str]) -> Part:
             elif entry.suffix.lower() not in pictures.SUFFIXES:
                 left_out[f"ending in {entry.suffix}" if entry.suffix else "without an ending"] += 1
             else:
-                files.append(entry)
-                labels.append(label)
-    left_out += Counter()  # drops what never happened
-    return _names(root, (folder.name for folder in folders)), files, labels
+                images.append((entry, label))
+    if not images:
+        raise ValueError(f"{root} has no images in its class folders, which end in "
+                         f"{', '.join(sorted(pictures.SUFFIXES))}: fill it, or take it out")
+    return _names(root, (folder.name for folder in folders)), images
 
 
-def _in_order(
-    path: Path, files: Sequence[Path], labels: Sequence[int], size: Size | None
-) -> tuple[Tensor, np.ndarray]:
-    """Images in the order of their files' hashes, and their labels; one file is held in memory at a time."""
-    if not files:
-        raise ValueError(f"{path} holds no images. Images end in {', '.join(sorted(pictures.SUFFIXES))}")
+def _in_order(files: Sequence[Path], size: Size | None, labels: Sequence[int], splits: Sequence[str]) -> tuple:
+    """Images in the order of their files' hashes, with label and split; one file is held in memory at a time."""
     order = _hash_order((pictures.content(file) for file in files), labels)
-    return _read_images([files[i] for i in order], size), np.array(labels)[order]
+    return _read_images([files[i] for i in order], size), np.array(labels)[order], np.array(splits)[order]
 
 
 def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
@@ -488,12 +476,6 @@ def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
             first, this = (f"{i.shape[1]}×{i.shape[2]}" for i in (images[0], images[-1]))
             raise ValueError(f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size")
     return torch.stack(images)
-
-
-def _agree(path: Path, images: Sequence[Tensor]) -> None:
-    sizes = sorted({f"{i.shape[2]}×{i.shape[3]}" for i in images})
-    if len(sizes) > 1:
-        raise ValueError(f"{path} has splits of {' and '.join(sizes)} pixels: pass image_size=… to make them one size")
 
 
 # --- CIFAR ------------------------------------------------------------------------------------------------
