@@ -1,0 +1,47 @@
+"""A rung is kept if it helps on validation images, and the next one is built on what was kept."""
+
+import json
+
+from usual import USUAL, check_the_card_tells_the_grid
+
+from experiments import recipe_ladder, runner
+from experiments.recipe_ladder import climb
+
+
+def test_the_grid_is_what_the_card_says():
+    check_the_card_tells_the_grid(recipe_ladder)
+    assert len(recipe_ladder.SCALES["cpu"]["changes"]) == 15
+
+
+def test_a_change_is_made_to_the_last_rung_that_was_kept():
+    rungs = [{"optimizer": "sgd"}, {"optimizer": "sgd", "flip": True}, {"optimizer": "sgd", "average": 0.9}]
+    climbed = [{"fields": fields, "kept": kept} for fields, kept in zip(rungs, (True, True, False), strict=True)]
+    assert climb(climbed, {"clip_norm": 1.0}) == {"optimizer": "sgd", "flip": True, "clip_norm": 1.0}
+    assert climb([], {"flip": False}) == {"flip": False}
+
+
+def test_a_ladder_is_climbed_once_and_repeated_with_another_seed(tmp_path):
+    config = recipe_ladder.SCALES["quick"]
+    config = config | {"changes": config["changes"][:1] + config["changes"][7:8] + config["changes"][11:12]}
+    runs = [point | recipe_ladder.run(point, config, tmp_path) for point in recipe_ladder.points(config)]
+    assert all(run.keys() >= USUAL | {"fields", "kept"} for run in runs)
+    climbed = json.loads((tmp_path / "climbed.json").read_text())
+    assert [step["change"] for step in climbed] == ["naive: SGD, constant rate", "Muon", "longer"]
+    naive, faster, longer = climbed
+    assert naive["kept"]
+    assert faster["kept"] == (faster["val_accuracy"] > naive["val_accuracy"])
+    assert longer["fields"]["optimizer"] == ("muon" if faster["kept"] else "sgd")
+    assert longer["fields"]["steps"] == 20
+    assert [run["fields"] for run in runs[3:]] == [run["fields"] for run in runs[:3]]
+    assert runs[0]["test_accuracy"] != runs[3]["test_accuracy"] or runs[0]["history"] != runs[3]["history"]
+
+
+def test_gains_are_over_the_last_rung_that_was_kept():
+    runs = [{"change": name, "val_accuracy": accuracy, "test_accuracy": accuracy, "kept": kept}
+            for name, accuracy, kept in (("a", 0.5, True), ("b", 0.4, False), ("c", 0.625, True))]
+    summary = recipe_ladder.summarise(runs)
+    assert [row["gain"] for row in summary.values()] == [None, 0.4 - 0.5, 0.125]
+    record = {"summary": summary}
+    assert "| c | 62.5% | +12.5 | 62.5% |" in recipe_ladder.show(record, "kept")
+    assert recipe_ladder.show(record, "left").count("\n") == 2
+    assert runner.find("recipe_ladder") is recipe_ladder
