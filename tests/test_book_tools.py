@@ -67,6 +67,15 @@ def test_colab_fetches_the_book_at_its_tag(settings: Path, tmp_path: Path) -> No
         assert run.stdout == "cloned True\n", run.stderr
 
 
+@pytest.mark.parametrize("half", ["vit-book", "vit-book.part"])
+def test_colab_completes_a_clone_that_was_interrupted(settings: Path, tmp_path: Path, half: str) -> None:
+    (tmp_path / "content" / half / ".git").mkdir(parents=True)
+    where = "import vitlite; print(vitlite.ORIGIN, Path('here.txt').exists())"
+    run = run_first_cell(stamp.first_cell(settings), tmp_path / "content", colab=True, more=where)
+    assert run.stdout == "cloned True\n", run.stderr
+    assert [path.name for path in (tmp_path / "content").iterdir()] == ["vit-book"]
+
+
 def test_colab_without_an_address_says_so(tmp_path: Path, settings: Path) -> None:
     settings.write_text("repository: {url: '', branch: ''}")
     run = run_first_cell(stamp.first_cell(settings), tmp_path, colab=True)
