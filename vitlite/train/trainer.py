@@ -160,7 +160,7 @@ class Trainer:
         self._resume(data)
         self.saved = time.monotonic()
         train, validation = data.train.to(self.device), data.validation.to(self.device)
-        if self.val_objective is None or self.run["objective"] in ("classify", "distil"):
+        if self.val_objective is None or _name(self.learner.objective) in ("classify", "distil"):
             one = dataclasses.replace(train, images=train.images[:1], labels=train.labels[:1], masks=None)
             evaluate(self.model, one, dtype=self.dtype)  # which compares head and classes
         batches = Batches(train, self.recipe, self.seed)
@@ -382,28 +382,21 @@ class Trainer:
         frozen = [name for name, p in learner.named_parameters() if not p.requires_grad]
         modules = re.sub(r" at 0x\w+", "", f"{learner} {frozen}")
         given = inspect.getclosurevars(objective).nonlocals if inspect.isfunction(objective) else {}
-        run = {
-            "seed": self.seed,
-            "recipe": dataclasses.asdict(self.recipe),
-            "objective": getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0],
-            "train_images": len(data.train),
-            "classes": data.train.classes,
-            "model": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {},
-            "shapes": {name: list(tensor.shape) for name, tensor in learner.state_dict().items()},
-            "asked": {name: _plain(value) for name, value in given.items()},
-        }
-        if self.checkpoint:
-            parts = {f"{name}.{kind}": getattr(getattr(data, name), kind) for name in ("train", "validation")
-                     for kind in ("images", "labels")}
-            figures = f"{data.train.mean} {data.train.std}"
-            run |= {"modules": hashlib.sha256(modules.encode()).hexdigest(), "data": digest(parts, figures)}
+        parts = {f"{name}.{kind}": getattr(getattr(data, name), kind) for name in ("train", "validation")
+                 for kind in ("images", "labels")}
+        run = {"seed": self.seed, "recipe": dataclasses.asdict(self.recipe), "objective": _name(objective),
+               "train_images": len(data.train), "classes": data.train.classes,
+               "model": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {},
+               "shapes": {name: list(tensor.shape) for name, tensor in learner.state_dict().items()},
+               "asked": {name: _plain(value) for name, value in given.items()},
+               "modules": hashlib.sha256(modules.encode()).hexdigest(),
+               "data": digest(parts, f"{data.train.mean} {data.train.std}")}
         return json.loads(json.dumps(run, default=repr))
 
     def _resume(self, data: Splits) -> None:
         """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
-        self.run = self._identity(data)
-        saved = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
-        if saved:
+        self.run = self._identity(data) if self.checkpoint else {}
+        if self.checkpoint and (saved := checkpoints.load(self.checkpoint, self.run)):
             try:
                 self._restore(*saved)
             except Exception as error:  # a damaged file makes many kinds
@@ -434,6 +427,10 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scaler.load_state_dict(metadata["scaler"])
         self.step, self.history = step, history
+
+
+def _name(objective: objectives.Objective) -> str:
+    return getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
 
 
 def _plain(value: object) -> object:

@@ -199,8 +199,8 @@ def test_another_teacher_makes_another_run(tmp_path):
 def test_every_flipped_bit_is_found(tmp_path):
     path = tmp_path / "run"
     trained(checkpoint=path)
-    data, run = path.read_bytes(), Trainer(dropping(), RECIPE, device="cpu")
-    identity = run._identity(splits())
+    data, identity = path.read_bytes(), checkpoint.json.loads(_trainer(path))["run"]
+    assert checkpoint.load(path, identity)
     chance = torch.Generator().manual_seed(0)
     for number in range(150):
         broken = bytearray(data)
