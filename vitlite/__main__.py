@@ -40,8 +40,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"vitlite: {interrupted or 'stopped'}", file=sys.stderr)
         return 130
     except Exception as error:
-        meant = isinstance(error, ValueError | OSError | ArithmeticError | RuntimeError)
-        print(f"vitlite: {error if meant else repr(error)}", file=sys.stderr)
+        text = "" if isinstance(error, KeyError) else str(error)  # of a KeyError that is the key alone
+        print(f"vitlite: {text or repr(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -133,8 +133,8 @@ def load(
             arrays ``train_images`` uint8 [N, H, W, C], ``train_labels``, ``test_images``, ``test_labels`` and
             ``classes``, or the path of a folder with one folder of images for each class (a tenth of its images becomes
             the validation split, a tenth the test split). It may hold these in folders ``train``, ``val`` and ``test``;
-            of the last two each one that is missing is a tenth of the first. Images are read by ``pictures.read``; a
-            warning says how many files were left out, and why.
+            of the last two each one that is missing is a tenth of the first. Images are read by ``pictures.read``, of
+            an animation the first frame; a warning says how many files were left out, and why.
         root: where CIFAR lives. By default the environment variable ``VITLITE_DATA``, else the checkout's ``data/``.
         train_images: how many training images: rendered for scenes (20,000 by default), drawn class-balanced from the
             training split for the others (all by default).
@@ -551,7 +551,7 @@ def _download(archive: _Archive, path: Path) -> bytes:
         if urlsplit(archive.url).scheme != SCHEME:
             raise ConnectionError(f"the address is not {SCHEME}")
         with urllib.request.build_opener(_NoDetour).open(archive.url, timeout=SECONDS) as answer:
-            content = answer.read()
+            content = answer.read(2 * 10**8)  # more than either archive has
     except (OSError, HTTPException) as error:
         raise ConnectionError(
             f"{archive.url} could not be downloaded ({error}). Try again with a network, {instead}; "
