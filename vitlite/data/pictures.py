@@ -30,6 +30,7 @@ def read(file: str | Path) -> np.ndarray:
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> path = Path(tempfile.mkdtemp()) / "deep.png"
         >>> Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(path)
         >>> read(path)[0, :, 0].tolist()
