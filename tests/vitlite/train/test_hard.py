@@ -80,7 +80,7 @@ def test_two_processes_are_stopped_by_the_first(tmp_path):
             Trainer(dropping(), RECIPE, device="cpu", checkpoint="run", callbacks=[stop]).fit(splits())
     """)
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617", "program.py"]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "program.py"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode != 0
