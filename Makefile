@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-BIN := $(abspath $(VENV))/bin
+BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SITE := _build/html/index.html
 SOURCES := $(shell find book data/records notebooks vitlite experiments _config.yml _toc.yml package-lock.json -type f \
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
 CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
-WORKERS = $$($(BIN)/python book/tools/workers.py)
+WORKERS = $$("$(BIN)/python" book/tools/workers.py)
 
 .PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages lint benchmark clean
 .DEFAULT_GOAL := help
@@ -21,29 +21,29 @@ help: ## list these commands
 install: $(INSTALLED) ## make the virtual environment and install the tested set of packages
 
 $(INSTALLED): requirements.txt requirements-weights.txt constraints.txt pyproject.toml
-	@sh book/tools/install.sh $(PYTHON) $(VENV)
+	@sh book/tools/install.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
 book: $(INSTALLED) ## run every chapter afresh at quick scale on the CPU and build the pages
-	@$(BIN)/python book/tools/build.py --fresh
+	@"$(BIN)/python" book/tools/build.py --fresh
 
 html: $(INSTALLED) ## build the pages from the outputs stored in the chapters
-	@$(BIN)/python book/tools/build.py
+	@"$(BIN)/python" book/tools/build.py
 
 $(SITE): $(SOURCES) | $(INSTALLED)
-	@$(BIN)/python book/tools/build.py
+	@"$(BIN)/python" book/tools/build.py
 
 lab: $(INSTALLED) ## open the chapters in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=. notebooks
+	@"$(BIN)/jupyter" lab --notebook-dir=. notebooks
 
 execute: $(INSTALLED) ## run every chapter in place and store its outputs
-	@$(BIN)/python book/tools/execute.py
+	@"$(BIN)/python" book/tools/execute.py
 
 smoke-full: $(INSTALLED) ## run every chapter as a script at full scale, on tiny data for two steps
-	@$(BIN)/python book/tools/smoke.py
+	@"$(BIN)/python" book/tools/smoke.py
 
 stamp: $(INSTALLED) ## write the first cell of each chapter (address and tag: _config.yml) and tidy its file; runs nothing
-	@$(BIN)/python book/tools/stamp.py
+	@"$(BIN)/python" book/tools/stamp.py
 
 test: ## all tests: units, then chapters, then pages
 	@$(MAKE) --no-print-directory test-unit
@@ -51,23 +51,23 @@ test: ## all tests: units, then chapters, then pages
 	@$(MAKE) --no-print-directory test-pages
 
 test-unit: $(INSTALLED) ## test the library and the tools
-	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
+	@$(CPU) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadscope tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
 
 test-hard: $(INSTALLED) ## random calls, damaged files and kills at random moments: the long form of tests/property
 	@$(CPU) VITLITE_HARD=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/property
 
 test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
-	@$(CPU) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
+	@$(CPU) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks
 
 test-pages: $(SITE) ## check the built pages, in a browser where there is one
-	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/test_pages.py
+	@"$(BIN)/python" -m pytest -q -n $(WORKERS) tests/test_pages.py
 
 lint: $(INSTALLED) ## check the code's style
-	@$(BIN)/ruff check .
+	@"$(BIN)/ruff" check .
 
 benchmark: $(INSTALLED) ## time the library beside four others; about 14 minutes on two idle cores, writes data/records
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
-	@for name in analysis attention browser input model training; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@for name in analysis attention browser input model training; do "$(BIN)/python" -m benchmarks.$$name || exit 1; done
 
 clean: ## remove what was built (the virtual environment stays)
 	rm -rf _build .pytest_cache .ruff_cache *.egg-info

@@ -55,12 +55,12 @@ def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -
         trial: Validation accuracy after a short training at a rate; see ``tried``.
         path: Where the answers are noted.
     """
-    noted = json.loads(path.read_text()) if path.exists() else {}
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for rate in rates:
         if str(rate) not in noted:
             noted[str(rate)] = _tried(trial, rate)
             with written_whole(path) as beside:
-                beside.write_text(json.dumps(noted))
+                beside.write_text(json.dumps(noted), encoding="utf-8")
     return {str(rate): noted[str(rate)] for rate in rates}
 
 
@@ -82,7 +82,7 @@ def bracketed(rates: Sequence[float], trial: Callable[[float], float], path: Pat
         trial: Validation accuracy after a short training at a rate.
         path: Where the answers are noted.
     """
-    rates = sorted({*rates, *(map(float, json.loads(path.read_text())) if path.exists() else ())})
+    rates = sorted({*rates, *(map(float, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ())})
     while True:
         answers = tuned(rates, trial, path)
         chosen = best(answers)

@@ -53,39 +53,55 @@ def read(name: str, folder: Path = FOLDER) -> dict:
         >>> read("train_cifar10")["name"]
         'train_cifar10'
     """
-    path = folder / f"{name}.json"
+    path = _path(name, folder)
     if not path.exists():
         near = difflib.get_close_matches(name, names(folder)) or names(folder) or ["none yet"]
         maker = "make benchmark" if name.startswith("benchmark_") else f"python -m experiments {name}"
         raise FileNotFoundError(f"there is no record {name!r}; near it: {', '.join(near)}. `{maker}` makes it")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"record {path.name} is not JSON ({error}); make it again, or restore it from git") from error
-    check(record)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"record {path.name} is not JSON ({error}); make it again with --force, or restore it from git"
+                         ) from error
+    check(record, path.name)
+    if record["name"] != name:
+        raise ValueError(f"record {path.name} has the name {record['name']!r}; rename the file, or make it again")
     return record
 
 
-def check(record: dict) -> None:
+def _path(name: str, folder: Path) -> Path:
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+        raise ValueError(f"name is {name!r}; expected letters, digits, _, - and dots, and no folder")
+    return folder / f"{name}.json"
+
+
+def check(record: dict, file: str = "") -> None:
     """See that a record is complete.
 
+    Args:
+        record: What to look at.
+        file: Where it stands, for the message.
+
     Raises:
-        ValueError: If a key is missing, there is no run, a run has no seed, or an accuracy is not a fraction.
+        ValueError: If it is no record at all, a key is missing, there is no run, a run has no seed, or an accuracy is
+            not a fraction.
 
     Example:
         >>> check(read("train_cifar10"))
     """
+    if not isinstance(record, dict):
+        raise ValueError(f"record {file} holds a {type(record).__name__}; expected an object with {', '.join(KEYS)}")
     missing = [key for key in KEYS if key not in record]
     if missing:
-        raise ValueError(f"record {record.get('name', '?')!r} lacks {', '.join(missing)}")
+        raise ValueError(f"record {file or record.get('name', '?')!r} lacks {', '.join(missing)}")
     if record["scale"] not in SCALES:
         raise ValueError(
             f"record {record['name']!r} has scale {record['scale']!r}; expected one of {', '.join(SCALES)}"
         )
-    if not record["runs"]:
+    if not record["runs"] or not isinstance(record["runs"], list):
         raise ValueError(f"record {record['name']!r} has no runs")
     for run in record["runs"]:
-        if "seed" not in run:
+        if not isinstance(run, dict) or "seed" not in run:
             raise ValueError(f"record {record['name']!r} has a run without its seed: {run}")
         for key, value in run.items():
             if key.endswith("accuracy") and isinstance(value, float) and not 0 <= value <= 1:
@@ -150,7 +166,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
 
     Args:
         head: What stands over each column.
-        rows: The cells of each row, as text.
+        rows: The cells of each row, as text: Markdown, in which ``|`` and the brackets of HTML stand for themselves.
         left: So many columns from the left hold words and begin at the left; the others hold numbers and end at the
             right.
 
@@ -163,12 +179,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
         |:--|--:|
         | ViT | 44.8 |
     """
-    lines = [f"| {' | '.join(head)} |", "|" + ":--|" * left + "--:|" * (len(head) - left)]
+    lines = [f"| {' | '.join(map(_cell, head))} |", "|" + ":--|" * left + "--:|" * (len(head) - left)]
     for row in rows:
         if len(row) != len(head):
             raise ValueError(f"row {list(row)} has {len(row)} cells; expected {len(head)}, as in {list(head)}")
-        lines.append(f"| {' | '.join(row)} |")
+        lines.append(f"| {' | '.join(map(_cell, row))} |")
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end its cell, nor become a tag on the page."""
+    text = " ".join(str(text).splitlines()).replace("\\|", "|").replace("|", "\\|")
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
@@ -189,11 +211,15 @@ def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
         'train_cifar10.json'
     """
     check(record)
-    path = folder / f"{record['name']}.json"
+    path = _path(record["name"], folder)
     if not force:
         refuse_weaker(record["name"], record["scale"], folder)
+    try:
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"record {record['name']!r} holds a number that is not finite ({error})") from error
     with written_whole(path) as beside:
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(text + "\n", encoding="utf-8")
     return path
 
 
@@ -206,8 +232,8 @@ def refuse_weaker(name: str, scale: str, folder: Path = FOLDER) -> None:
     Example:
         >>> refuse_weaker("train_cifar10", "full")
     """
-    path = folder / f"{name}.json"
-    there = json.loads(path.read_text(encoding="utf-8"))["scale"] if path.exists() else SCALES[0]
+    path = _path(name, folder)
+    there = read(name, folder)["scale"] if path.exists() else SCALES[0]
     if SCALES.index(there) > SCALES.index(scale):
         raise FileExistsError(
             f"{path.name} holds a {there!r} record, this one is {scale!r}; pass --force to replace it"
@@ -240,7 +266,7 @@ def _hardware(device: torch.device) -> dict:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
     return model[1].strip() if model else platform.processor() or platform.machine()
 
 
@@ -248,7 +274,8 @@ def _commit() -> str:
     """The commit the code stands at, with ``+changes`` if what results rest on differs from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, encoding="utf-8",
+                              check=True).stdout.strip()
 
     try:
         changes = git("status", "--porcelain", "--", "vitlite", "experiments", "benchmarks")

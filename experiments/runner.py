@@ -18,27 +18,30 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import pkgutil
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from experiments import records
-from vitlite.files import written_whole
+from vitlite.files import try_writing, written_whole
 from vitlite.train.device import autocast_dtype
 
 __all__ = ["card", "find", "names", "run"]
 
 WORK = records.ROOT / "data" / "runs"
-
+GRACE = 60  # seconds to save a run in
 
 # What stands beside the experiments and is none.
 TOOLS = {"__main__", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics", "timing"}
@@ -116,6 +119,8 @@ def run(
         seeds = list(dict.fromkeys(seeds))  # a seed that is named twice is one run
         config = config | {"seeds": seeds}
         command += f" --seeds {' '.join(map(str, seeds))}"
+    for path in (folder / f"{name}.json", place / "finished.json"):
+        try_writing(path)  # before hours of work count on it
     if force:
         shutil.rmtree(place, ignore_errors=True)
     there = [] if force else _recorded(name, scale, config, folder)
@@ -165,7 +170,7 @@ def _finish(
     """Make the runs that are not made yet, of these seeds alone where some are given, noting each; returns all that
     there are in the order of the points, each with its point."""
     finished, points = place / "finished.json", experiment.points(config)
-    made = json.loads(finished.read_text()) if finished.exists() else []
+    made = _noted(finished)
     for run in recorded:
         made += [{"point": point} | run for point in points if point.items() <= run.items()]
     wanted = [point for point in points if seeds is None or point["seed"] in seeds]
@@ -174,13 +179,24 @@ def _finish(
     for count, (point, result) in enumerate(_results(experiment, todo, config, place, jobs, began + seconds), start=1):
         made.append({"point": point} | result | {"made": stamp})
         with written_whole(finished) as beside:
-            beside.write_text(json.dumps(made))
+            beside.write_text(json.dumps(made), encoding="utf-8")
         left = (time.perf_counter() - began) / count * (len(todo) - count)
         print(f"{len(wanted) - len(todo) + count} of {len(wanted)} runs made: {_short(point)}; "
               f"about {_duration(left)} left", file=sys.stderr, flush=True)
     by_point = {_short(run["point"]): run for run in made}  # a run that is both noted and recorded counts once
     runs = [by_point[_short(point)] for point in points if _short(point) in by_point]
     return [run["point"] | {key: value for key, value in run.items() if key != "point"} for run in runs]
+
+
+def _noted(finished: Path) -> list[dict]:
+    """The runs that a file says are made."""
+    try:
+        made = json.loads(finished.read_text(encoding="utf-8")) if finished.exists() else []
+        if not isinstance(made, list) or not all(isinstance(run, dict) and "point" in run for run in made):
+            raise ValueError("expected a list of runs, each with its point")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{finished} is damaged ({error}); remove it, and its runs are made again") from error
+    return made
 
 
 def _stamp(config: dict) -> dict:
@@ -203,7 +219,7 @@ def _results(
             yield point, experiment.run(point, config, place)
         return
     waiting, begun, failed = list(todo), {}, None
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
         while True:
             while waiting and not failed and len(begun) < jobs and time.perf_counter() <= until:
                 point = waiting.pop(0)
@@ -218,6 +234,18 @@ def _results(
                     yield point, future.result()
     if failed:
         raise failed
+
+
+def _end_with_parent() -> None:
+    """Should the parent be killed, have this process save its run and end: nobody is left to stop it."""
+
+    def watch() -> None:
+        parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)  # a training saves what it has; all else ends
+        time.sleep(GRACE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _short(point: dict) -> str:

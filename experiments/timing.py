@@ -73,7 +73,7 @@ def _memory_changes(profiler: profile) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))  # the one public way to the single allocations
-        events = json.loads(path.read_text())["traceEvents"]
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     memory = [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
     return [event["args"]["Bytes"] for event in sorted(memory, key=lambda event: event["ts"])]
 

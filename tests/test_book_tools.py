@@ -1,8 +1,10 @@
 """The book's tools: the first cell of a chapter, running chapters, and what is left of them afterwards."""
 
+import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +68,15 @@ def test_colab_fetches_the_book_at_its_tag(settings: Path, tmp_path: Path) -> No
         assert run.stdout == "cloned True\n", run.stderr
 
 
+@pytest.mark.parametrize("half", ["vit-book", "vit-book.part"])
+def test_colab_completes_a_clone_that_was_interrupted(settings: Path, tmp_path: Path, half: str) -> None:
+    (tmp_path / "content" / half / ".git").mkdir(parents=True)
+    where = "import vitlite; print(vitlite.ORIGIN, Path('here.txt').exists())"
+    run = run_first_cell(stamp.first_cell(settings), tmp_path / "content", colab=True, more=where)
+    assert run.stdout == "cloned True\n", run.stderr
+    assert [path.name for path in (tmp_path / "content").iterdir()] == ["vit-book"]
+
+
 def test_colab_without_an_address_says_so(tmp_path: Path, settings: Path) -> None:
     settings.write_text("repository: {url: '', branch: ''}")
     run = run_first_cell(stamp.first_cell(settings), tmp_path, colab=True)
@@ -79,6 +90,53 @@ def test_elsewhere_the_library_beside_the_notebook_is_found(settings: Path, tmp_
     assert run.stdout == "cloned\n", run.stderr
 
 
+def test_stamping_does_not_depend_on_the_locale_and_names_a_damaged_chapter(tmp_path: Path) -> None:
+    chapters = tmp_path / "notebooks"
+    chapters.mkdir()
+    first = code_cell(stamp.first_cell(), metadata={"tags": [stamp.TAG]})
+    notebook = notebook_of(cells=[first, code_cell("'Größe 책'")])
+    execute.write(execute.tidy(notebook), chapters / "a.ipynb")
+    before = (chapters / "a.ipynb").read_bytes()
+    program = f"import sys; sys.path[:0] = {sys.path!r}\nimport pathlib, runpy, execute\n"
+    program += f"execute.CHAPTERS = pathlib.Path({str(chapters)!r})\nrunpy.run_module('stamp', run_name='__main__')"
+    latin = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}
+    words = [sys.executable, "-c", program]
+    run = subprocess.run(words, env=latin, capture_output=True, encoding="utf-8")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert (chapters / "a.ipynb").read_bytes() == before
+    (chapters / "a.ipynb").write_bytes(before[:-40])
+    run = subprocess.run(words, env=latin, capture_output=True, encoding="utf-8")
+    assert run.returncode == 1
+    assert re.fullmatch(r".*a\.ipynb is no notebook \((.|\n)*\); restore it from git\n", run.stderr)
+
+
+def without_encoding(source: str) -> list[int]:
+    """The lines of code that read or write text without naming its encoding."""
+    lines = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call) or any(word.arg in ("encoding", None) for word in call.keywords):
+            continue
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        given = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
+        mode = next((v.value for v in given if isinstance(v, ast.Constant) and str(v.value)[:1] in "rwax"), None)
+        if name == "open" and getattr(getattr(call.func, "value", None), "id", "") not in ("tarfile", "Image"):
+            careless = "b" not in mode if mode else isinstance(call.func, ast.Name) or not given
+        else:
+            careless = (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) < 2)
+        if careless or any(word.arg in ("text", "universal_newlines") for word in call.keywords):
+            lines.append(call.lineno)
+    return lines
+
+
+def test_every_text_file_is_opened_with_its_encoding() -> None:
+    """Else what is read and written depends on the machine."""
+    assert without_encoding("open(a)\nopen(a, 'w')\np.read_text()\np.open()\nrun(a, text=True)\np.write_text(a)") == [
+        1, 2, 3, 4, 5, 6]
+    paths = [path for folder in ("vitlite", "experiments", "benchmarks", "book")
+             for path in (ROOT / folder).rglob("*.py")]
+    assert [f"{path}:{line}" for path in paths for line in without_encoding(path.read_text("utf-8"))] == []
+
+
 def test_stamping_puts_the_cell_first_once() -> None:
     notebook = notebook_of(cells=[code_cell("1 + 1")])
     assert not stamp.is_stamped(notebook)
@@ -86,6 +144,48 @@ def test_stamping_puts_the_cell_first_once() -> None:
     stamp.stamp(notebook)
     assert stamp.is_stamped(notebook)
     assert [cell.source for cell in notebook.cells[1:]] == ["1 + 1"]
+
+
+# ---------------------------------------------------------------- commands, wherever the clone lies
+
+
+def clone(folder: Path) -> Path:
+    """The files that the commands need, and programs that only write down how they were called."""
+    (folder / ".venv/bin").mkdir(parents=True)
+    shutil.copytree(ROOT / "book/tools", folder / "book/tools", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("python", "ruff", "jupyter"):
+        program = folder / ".venv/bin" / name
+        program.write_text('#!/bin/sh\necho "$0 $*" >> calls.txt\necho 2\n', encoding="utf-8")
+        program.chmod(0o755)
+    for name in ("requirements.txt", "requirements-weights.txt", "constraints.txt", "pyproject.toml",
+                 ".venv/.installed"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("place", ["My Drive/book", "내 드라이브/책 book"])
+def test_every_command_works_where_a_path_has_spaces(tmp_path: Path, place: str) -> None:
+    folder = clone(tmp_path / place)
+    commands = {line.split(":")[0] for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if ": ## " in line
+                or "$(INSTALLED) ## " in line or "$(SITE) ## " in line} - {"help", "install", "clean", "test"}
+    assert {"book", "execute", "lab", "lint", "stamp", "test-unit", "test-pages", "benchmark"} <= commands
+    for command in sorted(commands):
+        (folder / "calls.txt").unlink(missing_ok=True)
+        run = subprocess.run(["make", command], cwd=folder, capture_output=True, encoding="utf-8")
+        assert run.returncode == 0, f"{command}: {run.stderr}"
+        assert (folder / "calls.txt").read_text("utf-8").startswith(f"{folder}/.venv/bin/"), command
+
+
+def test_an_install_that_was_interrupted_is_completed(tmp_path: Path) -> None:
+    folder = clone(tmp_path / "My Drive")
+    shutil.rmtree(folder / ".venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    run = subprocess.run(["make", "install", f"PYTHON={sys.executable}"], cwd=folder, capture_output=True,
+                         encoding="utf-8", env={**os.environ, "PIP_NO_INDEX": "1"})  # nothing is to be fetched
+    assert "installing into .venv" in run.stdout
+    assert "No module named pip" not in run.stdout + run.stderr
+    subprocess.run([folder / ".venv/bin/python", "-m", "pip", "--version"], check=True, stdout=subprocess.DEVNULL)
 
 
 # ---------------------------------------------------------------- running a chapter
@@ -218,20 +318,21 @@ def test_a_chapter_does_not_depend_on_how_many_run_beside_it(
     assert nbformat.reads(written[0]["long.ipynb"].decode(), as_version=4).cells[0].outputs[0].text == "1\n"
 
 
-def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path, number: int) -> None:
     for name in ("long", "new", "short"):
         source = f"import os, pathlib, time\npathlib.Path('{name}.pid').write_text(str(os.getpid()))\ntime.sleep(60)"
         write_chapter(folder, name, source)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     program = f"import sys; sys.path[:0] = {sys.path!r}\nimport execute, pathlib\n"
     program += f"execute.CHAPTERS, execute.workers = pathlib.Path({str(folder)!r}), lambda: 2\n"
-    program += "execute.run_chapters([], execute.CHAPTERS)"
+    program += "execute.main()"
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     while len(pids := [path for path in folder.glob("*.pid") if path.read_text()]) < 2:
         assert time.monotonic() < until, "two chapters should have begun"
         time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 1
     assert errors.splitlines()[-1].startswith("stopped: each chapter is whole")

@@ -1,11 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what a file's tensors hash to."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
 
 __all__ = ["written_whole"]
 
@@ -13,6 +22,9 @@ __all__ = ["written_whole"]
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Write beside ``path``, then rename: a reader, or a crash, sees the old file or the new, never half of one.
+
+    A symbolic link stays, and the file that it leads to is the one replaced. What a killed writer of the same file left
+    half done is removed.
 
     Args:
         path: Where the file shall stand; its folder is made if needed.
@@ -28,24 +40,73 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "note.txt"
         >>> with written_whole(path) as beside:
-        ...     count = beside.write_text("all of it")
-        >>> path.read_text()
+        ...     count = beside.write_text("all of it", encoding="utf-8")
+        >>> path.read_text(encoding="utf-8")
         'all of it'
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
+    target = Path(os.path.realpath(path))
+    with _part_of(target, path) as beside:
         mode = beside.stat().st_mode  # what the user's umask leaves; some writers make private files
         yield beside
         beside.chmod(mode)
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"could not write {path} ({error.strerror or error}); what stood there before is untouched"
-        ) from error
+        os.replace(beside, target)
+
+
+def try_writing(path: str | Path) -> None:
+    """See that a file can be written at ``path``, before hours of work count on it, or raise the ``OSError``."""
+    with _part_of(Path(os.path.realpath(path)), path):
+        pass
+
+
+@contextmanager
+def _part_of(target: Path, path: str | Path) -> Iterator[Path]:
+    """An empty file beside the target, gone at the end; trouble with writing names the path."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder stands there: name a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
+        beside.touch()
+        yield beside
+    except (OSError, safetensors.SafetensorError) as error:
+        found = re.search(r"os error (\d+)", str(error))  # a writer that is no Python has its own form
+        code = getattr(error, "errno", None) or (int(found[1]) if found else errno.EIO)
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(code, f"could not write {path} ({reason}); what stood there before is untouched") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before is what to hear of
+            beside.unlink(missing_ok=True)
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what killed writers of a file left half done beside it."""
+    path = Path(path)
+    for half in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = half.name.removeprefix(f".{path.name}.").removesuffix(".part")
+        if process.isdecimal() and half.is_file() and not _alive(int(process)):
+            with contextlib.suppress(OSError):
+                half.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether the process of that number is there, and may still be writing."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
+    """The SHA-256 of named tensors, and of a text beside them: names, types, shapes and every bit."""
+    told = hashlib.sha256(more.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        told.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        told.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return told.hexdigest()

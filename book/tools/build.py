@@ -9,6 +9,7 @@ The pages are made from a copy, so the chapters in notebooks/ stay as they are.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def build() -> int:
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", SOURCE, "--path-output", ROOT]
     options = ["--all", "--quiet", "--warningiserror", "--nitpick", "--keep-going"]
-    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, text=True,
+    run = subprocess.run([*command, *options], check=False, stdout=subprocess.PIPE, encoding="utf-8",
                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     if run.returncode:
         print(run.stdout)
@@ -74,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     stage()
     if options.fresh:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
         print(f"running the chapters, {workers()} at a time", flush=True)
         if failures := run_chapters([], SOURCE / "notebooks"):
             sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))

@@ -149,17 +149,29 @@ def run_chapters(names: list[str], into: Path) -> list[str]:
 
 def longest_first(paths: list[Path]) -> list[Path]:
     """Chapters in an order that leaves no long one for the end; one that was never timed may be long."""
-    seconds = {run["chapter"]: run["seconds"] for run in json.loads(COSTS.read_text())["runs"]}
+    seconds = {run["chapter"]: run["seconds"] for run in json.loads(COSTS.read_text(encoding="utf-8"))["runs"]}
     return sorted(paths, key=lambda path: (-seconds.get(path.stem, math.inf), path.stem))
 
 
 def run_chapter(path: Path, into: Path) -> float:
     """Run one chapter and write it to a folder; returns the seconds it took."""
     start = time.monotonic()
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     execute(notebook)
     write(tidy(notebook), into / path.name)
     return time.monotonic() - start
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A chapter, as it stands in its file.
+
+    Raises:
+        ChapterError: If that is no notebook.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # of nbformat, of its schema, of JSON, or of the encoding
+        raise ChapterError(f"{path} is no notebook ({str(error)[:200]}); restore it from git") from error
 
 
 def stop(pool: ThreadPoolExecutor, chapters: Iterable[Future]) -> None:
@@ -178,7 +190,7 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write a notebook whole or not at all."""
     nbformat.validate(notebook)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
+    beside = path.with_name(f".{path.name}.part")
     nbformat.write(notebook, beside)
     beside.replace(path)
 
@@ -192,6 +204,7 @@ def main() -> None:
     known = {path.stem for path in CHAPTERS.glob("*.ipynb")}
     if unknown := set(options.names) - known:
         parser.error(f"no such chapter: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
     if failures := run_chapters(options.names, options.into):
         sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
 

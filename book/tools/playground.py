@@ -52,7 +52,8 @@ def write(folder: Path) -> None:
     script(folder / "scenes.js", "scenes", {"networks": listed, "classes": scenes.CLASSES, "labels": labels.tolist(),
                                             "bytes": packed(images.permute(0, 2, 3, 1).numpy()),
                                             "palette": packed(viridis)})
-    (folder / "still.html").write_text(still(folder / "still.png", *files[next(iter(NETWORKS))]))
+    (folder / "still.html").write_text(still(folder / "still.png", *files[next(iter(NETWORKS))]),
+                                       encoding="utf-8")
 
 
 def alone(folder: Path) -> Path:
@@ -65,12 +66,13 @@ def alone(folder: Path) -> Path:
     if not static.exists():
         write(static)
     shutil.copytree(ROOT / "book/_static/playground", static, dirs_exist_ok=True)
-    blocks = re.findall(r"```\{raw\} html\n(.*?)```", (ROOT / "book/playground.md").read_text(), re.DOTALL)
-    still_picture = (static / "still.html").read_text()
+    text = (ROOT / "book/playground.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\{raw\} html\n(.*?)```", text, re.DOTALL)
+    still_picture = (static / "still.html").read_text(encoding="utf-8")
     body = "".join(still_picture if block.startswith(":file:") else block for block in blocks)
     page = folder / "book/playground.html"
     page.parent.mkdir()
-    page.write_text(ALONE.format(body=body))
+    page.write_text(ALONE.format(body=body), encoding="utf-8")
     return page
 
 
@@ -98,7 +100,7 @@ def packed(array: np.ndarray) -> str:
 def script(path: Path, name: str, value: dict) -> None:
     """Write a script that puts a value into the page's one global object."""
     path.write_text("var playground = globalThis.playground ?? {};\nplayground.weights ??= {};\n"
-                    f"playground.{name} = {json.dumps(value, separators=(',', ':'))};\n")
+                    f"playground.{name} = {json.dumps(value, separators=(',', ':'))};\n", encoding="utf-8")
 
 
 def still(path: Path, model: ViT, file: dict) -> str:

@@ -59,10 +59,11 @@ def main() -> None:
         for name in chosen:
             print(f"  {name:<32}", end="", flush=True)
             path = work / f"{name}.py"
-            path.write_text(script(nbformat.read(CHAPTERS / f"{name}.ipynb", as_version=4)))
+            path.write_text(script(nbformat.read(CHAPTERS / f"{name}.ipynb", as_version=4)), encoding="utf-8")
             start = time.monotonic()
             run = subprocess.run(
-                [sys.executable, "-O", path], cwd=work, env=environment, timeout=SECONDS, capture_output=True, text=True
+                [sys.executable, "-O", path], cwd=work, env=environment, timeout=SECONDS, capture_output=True,
+                encoding="utf-8",
             )
             print(f"{time.monotonic() - start:6.1f} s" if run.returncode == 0 else "failed", flush=True)
             if run.returncode:

@@ -1,19 +1,20 @@
 """Write the first cell of every chapter: the text of first_cell.txt with the address and tag of _config.yml."""
 
+import sys
 from pathlib import Path
 from string import Template
 
 import nbformat
 import yaml
-from execute import CHAPTERS, ROOT, tidy, write
+from execute import CHAPTERS, ROOT, ChapterError, read, tidy, write
 
 TAG = "remove-cell"  # the first cell is for the machine: the pages leave it out
 
 
 def first_cell(settings: Path = ROOT / "_config.yml") -> str:
     """The source of a chapter's first cell, with the address and tag that the settings name."""
-    repository = yaml.safe_load(settings.read_text())["repository"]
-    template = (ROOT / "book/tools/first_cell.txt").read_text().rstrip("\n")
+    repository = yaml.safe_load(settings.read_text(encoding="utf-8"))["repository"]
+    template = (ROOT / "book/tools/first_cell.txt").read_text(encoding="utf-8").rstrip("\n")
     return Template(template).substitute(address=repository["url"], tag=repository["branch"])
 
 
@@ -34,14 +35,16 @@ def stamp(notebook: nbformat.NotebookNode) -> None:
 def main() -> None:
     """Stamp every chapter that needs it, and tidy those that were edited, without running them."""
     for path in sorted(CHAPTERS.glob("*.ipynb")):
-        before = path.read_text()
-        notebook = nbformat.reads(before, as_version=4)
+        notebook, before = read(path), path.read_bytes()
         if not is_stamped(notebook):
             stamp(notebook)
         write(tidy(notebook), path)
-        if path.read_text() != before:
+        if path.read_bytes() != before:
             print(f"stamped {path.name}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ChapterError as error:
+        sys.exit(str(error))

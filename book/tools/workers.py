@@ -18,7 +18,7 @@ def available_bytes() -> int | None:
     """Memory that programs can still have; None where the system does not say, as outside Linux."""
     if not MEMINFO.exists():
         return None
-    entries = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
+    entries = dict(line.split(":") for line in MEMINFO.read_text(encoding="utf-8").splitlines())
     return 1024 * int(entries["MemAvailable"].removesuffix("kB"))
 
 

@@ -85,3 +85,39 @@ def test_a_table_has_as_many_cells_as_its_head():
     assert table.splitlines() == ["| a | b | c |", "|:--|:--|--:|", "| x | y | 1 |", "| x | z | 2 |"]
     with pytest.raises(ValueError, match=r"row \['x'\] has 1 cells; expected 2, as in \['a', 'b'\]"):
         records.table(["a", "b"], [["x"]])
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[]", "record try.json holds a list; expected an object"), ("null", "try.json holds a NoneType"),
+    ("7", "try.json holds a int"), ("{}", "record 'try.json' lacks name"), ("\udcff", "record try.json is not JSON"),
+    ("[" * 100_000, "record try.json is not JSON"), (json.dumps(RECORD | {"runs": [3]}), "without its seed: 3"),
+    (json.dumps(RECORD | {"runs": {"seed": 0}}), "has no runs"),
+    (json.dumps(RECORD | {"name": "other"}), "record try.json has the name 'other'; rename the file"),
+])
+def test_a_damaged_record_is_named_wherever_it_is_met_and_can_be_made_again(tmp_path, text, message):
+    path = tmp_path / "try.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    for meet in (lambda: records.read("try", tmp_path), lambda: records.write(RECORD, folder=tmp_path)):
+        with pytest.raises(ValueError, match=message):
+            meet()
+    records.write(RECORD, force=True, folder=tmp_path)
+    assert records.read("try", tmp_path) == RECORD
+
+
+@pytest.mark.parametrize("name", ["../try", "a/b", "", ".hidden", "/etc/passwd", "a\\b"])
+def test_a_name_leads_to_no_other_folder(tmp_path, name):
+    for meet in (lambda: records.read(name, tmp_path), lambda: records.write(RECORD | {"name": name}, folder=tmp_path)):
+        with pytest.raises(ValueError, match="expected letters, digits"):
+            meet()
+
+
+def test_what_is_no_number_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="record 'try' holds a number that is not finite"):
+        records.write(RECORD | {"summary": {"mean": float("nan")}}, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hostile_name_stays_in_its_cell():
+    table = records.table(["<script>x</script>", "n"], [["a|b\\|c", "<img src=x onerror=y>"], ["x < y", "one\ntwo"]])
+    assert table.splitlines() == [r"| &lt;script>x&lt;/script> | n |", "|:--|--:|",
+                                  r"| a\|b\|c | &lt;img src=x onerror=y> |", "| x < y | one two |"]

@@ -1,6 +1,12 @@
 """The runner makes each run once, in order, and one record of all."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -214,3 +220,64 @@ def test_a_limit_of_time_leaves_the_rest_for_later(places, monkeypatch):
     path = runner.run("try", "quick", minutes=1.5 / 60, **places)
     assert json.loads(path.read_text())["summary"] == 1
     assert json.loads(runner.run("try", "quick", **places).read_text())["summary"] == 2
+
+
+@pytest.mark.parametrize("text", ["[", "null", "[3]", '[{"seed": 0}]', "\udcff"])
+def test_a_damaged_note_of_finished_runs_is_named_and_the_advice_works(made, places, text):
+    with pytest.raises(OSError, match="interrupted"):
+        runner.run("try", "quick", **places)
+    (finished,) = places["work"].glob("*/finished.json")
+    finished.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"finished.json is damaged \(.*\); remove it, and its runs are made again"):
+        runner.run("try", "quick", **places)
+    finished.unlink()
+    runner.run("try", "quick", **places)
+    assert made == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("place", ["folder", "work"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_run(made, places, tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="could not write"):
+        runner.run("try", "quick", **(places | {place: tmp_path / "file"}))
+    assert made == []
+
+
+ORPHANS = """
+    import os, pathlib, sys, time
+    from types import SimpleNamespace
+    from experiments import runner
+
+    def run(point, config, work):
+        pathlib.Path(f"{point['seed']}.pid").write_text(str(os.getpid()), encoding="ascii")
+        time.sleep(120)
+
+    if __name__ == "__main__":
+        experiment = SimpleNamespace(run=run)
+        list(runner._results(experiment, [{"seed": 0}, {"seed": 1}], {}, pathlib.Path("."), 2, float("inf")))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    (tmp_path / "orphans.py").write_text(f"import sys; sys.path[:0] = {sys.path!r}\n" + textwrap.dedent(ORPHANS),
+                                         encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "orphans.py"], cwd=tmp_path)
+    until = time.monotonic() + 90
+    while len(pids := [path for path in tmp_path.glob("*.pid") if path.read_text("ascii")]) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    for path in pids:
+        while _runs(int(path.read_text("ascii"))):
+            assert time.monotonic() < until, "a worker outlives its parent"
+            time.sleep(0.1)
+
+
+def _runs(process):
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
+            return file.read().split()[2] != "Z"  # ended, and not yet fetched
+    except OSError:
+        return False

@@ -498,3 +498,24 @@ def test_one_part_of_the_whole_model_is_marked_and_every_part_has_a_chapter():
     assert sorted(marks, key=marks.get) == ["patches", "positions", "attention", "block"]  # from left to right
     with pytest.raises(ValueError, match="here is 'head'; expected one of 'patches'"):
         plots.whole_model(image, "head")
+
+
+HOSTILE = [r"$\frac{1$", "a $x_1$ b", "5 $", "_hidden", "<b>|</b>"]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda names: plots.confusion(np.eye(5), names),
+    lambda names: plots.bars(dict.fromkeys(names, 1.0), ylabel="y"),
+    lambda names: plots.lines({name: ([1, 2], [1, 2]) for name in names}, xlabel="x", ylabel="y"),
+    lambda names: plots.heatmaps(np.random.rand(5, 4, 4), names),
+    lambda names: plots.matrix(np.eye(5), rows=names, columns=names),
+    lambda names: plots.filter_tiles({name: np.random.rand(4, 3, 4, 4) for name in names}),
+    lambda names: plots.distance_scatter({name: np.random.rand(2, 2) for name in names}, ylabel="y"),
+])
+def test_a_name_from_data_is_drawn_as_it_is(draw):
+    fig = draw(HOSTILE)
+    fig.savefig(BytesIO())
+    texts = [text for text in fig.findobj(matplotlib.text.Text) if text.get_text()]
+    shown = {text._preprocess_math(text.get_text())[0].strip().replace("\n", " ") for text in texts}
+    assert {name for name in HOSTILE if name in shown} == set(HOSTILE)
+    assert not [text for text in texts if text._preprocess_math(text.get_text())[1]], "none is a formula"

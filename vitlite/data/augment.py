@@ -59,6 +59,8 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
     """
     if padding < 0:
         raise ValueError(f"padding is {padding} pixels; it must be at least 0")
+    if not images.numel():
+        return images.clone()
     count, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4).contiguous()
     shift = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=generator.device)

@@ -10,31 +10,38 @@ everywhere, images are first put into the order of the SHA-256 hash of their byt
 import difflib
 import errno
 import hashlib
+import io
 import os
 import tarfile
-import tempfile
+import unicodedata
+import urllib.request
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.utils import download_url
 from torchvision.transforms.functional import center_crop, resize
 
 from vitlite.checks import Size, pair
-from vitlite.data import augment, scenes
+from vitlite.data import augment, pictures, scenes
+from vitlite.files import try_writing, written_whole
 
-__all__ = ["Split", "Splits", "load"]
+__all__ = ["Split", "Splits", "load", "load_all"]
 
 NAMES = ("scenes", "cifar10", "cifar100")
 HELD_OUT = 0.1  # share of the training images that becomes the validation split
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# What people call the folders of a set that is split already.
+SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "dev": "validation",
+          "validation": "validation", "test": "test", "testing": "test"}
+SECONDS = 60  # that a server may be silent while it is asked for an archive
+SCHEME = "https"
 # Scenes are numbered. The three splits start so far apart that no training set is long enough to reach the
 # others.
 SCENES_START = {"train": 0, "validation": 10**12, "test": 2 * 10**12}
@@ -50,7 +57,7 @@ class Split:
         masks: bool [N, H, W], true on the object; None where the set has no masks.
         classes: the name of each class.
         mean: mean of each channel over the *training* images, on the scale 0 to 1.
-        std: standard deviation of each channel over the training images, on the same scale.
+        std: standard deviation of each channel over the training images, on the same scale; 1 where they are constant.
 
     Example:
         >>> train = load("scenes", train_images=100, held_out=20).train
@@ -125,7 +132,9 @@ def load(
             ``<root>/NAME.npz``, which the first call downloads and writes), the path of an ``.npz`` file with the
             arrays ``train_images`` uint8 [N, H, W, C], ``train_labels``, ``test_images``, ``test_labels`` and
             ``classes``, or the path of a folder with one folder of images for each class (a tenth of its images becomes
-            the validation split, a tenth the test split).
+            the validation split, a tenth the test split). It may hold these in folders ``train``, ``val`` and ``test``;
+            of the last two each one that is missing is a tenth of the first. Images are read by ``pictures.read``, of
+            an animation the first frame; a warning says how many files were left out, and why.
         root: where CIFAR lives. By default the environment variable ``VITLITE_DATA``, else the checkout's ``data/``.
         train_images: how many training images: rendered for scenes (20,000 by default), drawn class-balanced from the
             training split for the others (all by default).
@@ -141,8 +150,10 @@ def load(
     Raises:
         FileNotFoundError: if the path does not exist.
         ValueError: for an unknown name, and for files that do not have the form above.
+        NotADirectoryError: if the root is a file.
         ConnectionError: if CIFAR has to be downloaded and cannot be.
         RuntimeError: if the downloaded archive is not the expected one, for example because it was cut short.
+        OSError: if there is no room to keep it.
 
     Example:
         >>> sets = load("scenes", train_images=100, held_out=20, image_size=(32, 48))
@@ -159,17 +170,45 @@ def load(
         path = data_root(root) / f"{name}.npz"
         if not path.exists():
             _fetch_cifar(CIFAR[name], path)
-        return _load_npz(path, train_images, image_size, seed)
+        return _load_npz(path, train_images, image_size, seed, "remove it, and the next call downloads it again")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return _load_folder(path, train_images, image_size, seed)
     if path.is_file():
-        return _load_npz(path, train_images, image_size, seed)
+        return _load_npz(path, train_images, image_size, seed, "write it again")
     raise _not_found(name)
+
+
+def load_all(name_or_path: str | Path, root: str | Path | None = None, *, image_size: Size | None = None) -> Split:
+    """Every image of a set as one split, to evaluate on: nothing is held out, and a class may have a single image.
+
+    Arguments and errors are those of ``load``. ``mean`` and ``std`` are those of ``load``'s training images, or of all
+    images of a folder; a trained model brings its own.
+
+    Example:
+        >>> import tempfile
+        >>> path, pixels, labels = f"{tempfile.mkdtemp()}/x.npz", np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
+        >>> np.savez(path, train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels,
+        ...          classes=np.array(["cat", "fish"]))
+        >>> len(load_all(path)), [len(split) for split in load(path)]
+        (80, [36, 4, 40])
+    """
+    path = Path(name_or_path).expanduser()
+    if str(name_or_path) not in NAMES and path.is_dir():
+        classes, files, *where = _class_folders(path)
+        images, labels, _ = _in_order(files, image_size, *where)
+        return Split(images, torch.from_numpy(labels), None, classes, *_channel_statistics(images))
+    sets = load(name_or_path, root, image_size=image_size)
+    masks = None if sets.train.masks is None else torch.cat([split.masks for split in sets])
+    return replace(sets.train, images=torch.cat([split.images for split in sets]),
+                   labels=torch.cat([split.labels for split in sets]), masks=masks)
 
 
 def _not_found(name: str) -> Exception:
     """The error for a name that is neither a known set nor a path."""
+    if Path(name).exists():
+        return ValueError(f"{name!r} is neither a regular file nor a folder: give the path of an .npz file or of a "
+                          "folder of class folders")
     if os.sep in name or Path(name).suffix:
         return FileNotFoundError(f"there is no {name!r}: give the path of an .npz file or of a folder of class folders")
     near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.4) or NAMES
@@ -179,9 +218,11 @@ def _not_found(name: str) -> Exception:
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of downloaded data: the argument, the environment, the checkout's data/, or ./data."""
-    if root is None:
-        root = os.environ.get("VITLITE_DATA")
+    said = "root" if root else "VITLITE_DATA"
+    root = root or os.environ.get("VITLITE_DATA")
     if root:
+        if Path(root).expanduser().is_file():
+            raise NotADirectoryError(f"{said} is {str(root)!r}, a file; expected the folder that holds the data")
         return Path(root).expanduser()
     checkout = Path(__file__).resolve().parents[2]
     return checkout / "data" if (checkout / "pyproject.toml").is_file() else Path("data")
@@ -222,7 +263,7 @@ def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float,
         share /= share.sum()
         mean = float(share @ levels)
         means.append(mean)
-        stds.append(float(share @ (levels - mean) ** 2) ** 0.5)
+        stds.append(float(share @ (levels - mean) ** 2) ** 0.5 if share.max() < 1 else 1.0)
     return tuple(means), tuple(stds)
 
 
@@ -249,8 +290,8 @@ def _hold_out(labels: np.ndarray, share: float, classes: tuple[str, ...]) -> tup
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _hash_order(items: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
-    """Positions sorted by the SHA-256 of each item; equal items by label."""
+def _hash_order(items: Iterable[bytes | np.ndarray], labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Positions sorted by the SHA-256 of each item, of which one is held at a time; equal items by label."""
     digests = [hashlib.sha256(item).digest() for item in items]
     return np.array(sorted(range(len(digests)), key=lambda i: (digests[i], int(labels[i]))), dtype=np.int64)
 
@@ -271,14 +312,14 @@ def _fit(images: Tensor, size: Size | None) -> Tensor:
 # --- .npz -------------------------------------------------------------------------------------------------
 
 
-def _load_npz(path: Path, train_images: int | None, image_size: Size | None, seed: int) -> Splits:
-    arrays = _read_npz(path)
-    classes = tuple(str(name) for name in arrays["classes"])
+def _load_npz(path: Path, train_images: int | None, image_size: Size | None, seed: int, remedy: str) -> Splits:
+    arrays = _read_npz(path, remedy)
+    classes = _names(path, arrays["classes"])
     pairs = {}
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64)
         images = np.ascontiguousarray(images)
-        order = _hash_order([image.tobytes() for image in images], labels)
+        order = _hash_order(images, labels)
         pairs[split] = images[order], labels[order]
     images, labels = pairs["train"]
     kept, held = _hold_out(labels, HELD_OUT, classes)
@@ -287,28 +328,35 @@ def _load_npz(path: Path, train_images: int | None, image_size: Size | None, see
     return _assemble(tensors, classes, train_images, seed)
 
 
+def _names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in the one Unicode form, whatever system wrote them; no two of them alike."""
+    classes = tuple(unicodedata.normalize("NFC", str(name)) for name in names)
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: more than one class is called {', '.join(twice)}; rename, or put them together")
+    return classes
+
+
 def _channels_first(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, remedy: str) -> dict[str, np.ndarray]:
     """Read and check the five arrays. Nothing is ever unpickled."""
     names = ("train_images", "train_labels", "test_images", "test_labels", "classes")
     wanted = "an .npz file with the arrays " + ", ".join(names)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                names_there = ", ".join(file.files) or "none"
-                raise ValueError(f"{path} has no array {', '.join(missing)}; it has {names_there}. Expected {wanted}")
-            arrays = {name: file[name] for name in names}
-    except (BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; write it again") from error
-    except ValueError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
-                         "save classes as an array of str, images as uint8") from error
+            there = file.files
+            arrays = {name: file[name] for name in names if name in there}
+    except Exception as error:  # whatever a damaged archive makes of zipfile, zlib and numpy
+        if "allow_pickle" in str(error) and "array" in str(error):
+            raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
+                             "save classes as an array of str, images as uint8") from error
+        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; {remedy}") from error
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(there) or 'none'}. Expected "
+                         f"{wanted}")
     _check_arrays(path, arrays)
     return arrays
 
@@ -343,41 +391,87 @@ def _form(array: np.ndarray) -> str:
 
 # --- a folder of class folders ----------------------------------------------------------------------------
 
-
 def _load_folder(path: Path, train_images: int | None, image_size: Size | None, seed: int) -> Splits:
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes, files, *where = _class_folders(path)
+    counts = Counter(label for label, split in zip(*where, strict=True) if split == "train")
+    least = 4 - len({*where[1]})
+    for label, name in enumerate(classes):
+        if counts[label] < least:
+            raise ValueError(f"class folder {path / name} holds {counts[label]} image(s); at least "
+                             f"{('one', 'two', 'three')[least - 1]} are needed, one for each split that is drawn from "
+                             "them. To evaluate on what is there, take load_all")
+    images, labels, splits = _in_order(files, image_size, *where)
+    at, share = {split: np.flatnonzero(splits == split) for split in SPLITS.values()}, HELD_OUT
+    for split in ("test", "validation"):
+        if not len(at[split]):
+            kept, held = _hold_out(labels[at["train"]], share, classes)
+            at["train"], at[split] = at["train"][kept], at["train"][held]
+            share = HELD_OUT / (1 - HELD_OUT)  # of what is left then
+    pairs = ((images[at[split]], torch.from_numpy(labels[at[split]])) for split in ("train", "validation", "test"))
+    return _assemble(pairs, classes, train_images, seed)
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _class_folders(path: Path) -> tuple:
+    """Class names, and each image's file, label and split: "train" for all where no folder has the name of a split."""
+    folders = _folders(path)
+    kinds = [SPLITS.get(folder.name.lower()) for folder in folders]
+    roots = {"train": path}
+    if {"validation", "test"} & {*kinds} or (kinds and all(kinds)):  # "train" beside others is a class
+        roots = dict(zip(kinds, folders, strict=True))
+        if "train" not in roots or None in roots or not 1 < len(roots) == len(kinds):
+            raise ValueError(f"{path} holds {', '.join(folder.name for folder in folders)}; expected class folders "
+                             "alone, or train, test and val alone (one of the last two will do) with the class folders "
+                             "in each. Move or rename what does not belong, or pass the path of one of them")
+    left_out: Counter[str] = Counter()
+    names, found = {}, []
+    for split in sorted(roots, key="train".__ne__):
+        names[split], images = _class_files(roots[split], left_out)
+        found += [(*image, split) for image in images]
+        if names[split] != names["train"]:
+            raise ValueError(f"{roots[split]} has the classes {', '.join(names[split])}; {roots['train']} has "
+                             f"{', '.join(names['train'])}: make them the same, an empty folder will do")
+    if lost := left_out.total():
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        warnings.warn(f"{path}: {lost} of {lost + len(found)} files were left out ({why}); images stand in a class "
+                      f"folder itself and end in {', '.join(sorted(pictures.SUFFIXES))}", stacklevel=4)
+    return names["train"], *zip(*found, strict=True)
+
+
+def _class_files(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    folders, images = _folders(root), []
     if len(folders) < 2:
         held = f"only {folders[0].name!r}" if folders else "none"
-        raise ValueError(f"{path} must hold one folder of images for each class, at least two; it holds {held}")
-    files, labels = [], []
+        raise ValueError(f"{root} must hold one folder of images for each class, at least two; it holds {held}")
+    left_out["beside the class folders"] += sum(p.suffix.lower() in pictures.SUFFIXES for p in root.iterdir())
     for label, folder in enumerate(folders):
-        visible = (p for p in folder.iterdir() if not p.name.startswith("."))
-        images = sorted(p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES)
-        if len(images) < 3:
-            raise ValueError(f"class folder {folder} holds {len(images)} image(s); at least three are needed, one for "
-                             f"each split. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-        files += images
-        labels += [label] * len(images)
-    classes, labels = tuple(folder.name for folder in folders), np.array(labels)
-    order = _hash_order([file.read_bytes() for file in files], labels)
-    images = _read_images([files[i] for i in order], image_size)
-    labels = labels[order]
-    rest, test = _hold_out(labels, HELD_OUT, classes)
-    kept, held = _hold_out(labels[rest], HELD_OUT / (1 - HELD_OUT), classes)
-    parts = ((images[i], torch.from_numpy(labels[i])) for i in (rest[kept], rest[held], test))
-    return _assemble(parts, classes, train_images, seed)
+        for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+            if entry.is_dir():
+                left_out["in folders inside a class folder"] += sum(p.is_file() for p in entry.rglob("*"))
+            elif entry.suffix.lower() not in pictures.SUFFIXES:
+                left_out[f"ending in {entry.suffix}" if entry.suffix else "without an ending"] += 1
+            else:
+                images.append((entry, label))
+    if not images:
+        raise ValueError(f"{root} has no images in its class folders, which end in "
+                         f"{', '.join(sorted(pictures.SUFFIXES))}: fill it, or take it out")
+    return _names(root, (folder.name for folder in folders)), images
+
+
+def _in_order(files: Sequence[Path], size: Size | None, labels: Sequence[int], splits: Sequence[str]) -> tuple:
+    """Images in the order of their files' hashes, with label and split; one file is held in memory at a time."""
+    order = _hash_order((pictures.content(file) for file in files), labels)
+    return _read_images([files[i] for i in order], size), np.array(labels)[order], np.array(splits)[order]
 
 
 def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
     """Decode image files as RGB, uint8 [N, 3, H, W], each made to fit ``size``; else they must agree."""
     images = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{file} cannot be read as an image ({error}): replace it or take it out") from error
-        images.append(_fit(_channels_first(pixels[None]), size)[0])
+        images.append(_fit(_channels_first(pictures.read(file)[None]), size)[0])
         if images[-1].shape != images[0].shape:
             first, this = (f"{i.shape[1]}×{i.shape[2]}" for i in (images[0], images[-1]))
             raise ValueError(f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size")
@@ -392,7 +486,8 @@ class _Archive:
     """An official binary archive: where it is, what it must hash to, and how a record inside it looks."""
 
     url: str
-    md5: str
+    md5: str  # by the archive's author
+    sha256: str  # by TensorFlow Datasets, in url_checksums/cifar10.txt and cifar100.txt
     train: tuple[str, ...]
     test: tuple[str, ...]
     names: str
@@ -407,6 +502,7 @@ CIFAR = {
     "cifar10": _Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         md5="c32a1d4ab5d03f1284b67883e8d87530",
+        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         train=tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
         test=("cifar-10-batches-bin/test_batch.bin",),
         names="cifar-10-batches-bin/batches.meta.txt",
@@ -415,6 +511,7 @@ CIFAR = {
     "cifar100": _Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         md5="03b5dce01913d631647c71ecec9e9cb8",
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         train=("cifar-100-binary/train.bin",),
         test=("cifar-100-binary/test.bin",),
         names="cifar-100-binary/fine_label_names.txt",
@@ -426,39 +523,51 @@ CIFAR = {
 def _fetch_cifar(archive: _Archive, path: Path) -> None:
     """Download, verify and decode an archive into ``path``, which appears whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-            _download(archive, Path(folder), path)
-            np.savez(Path(folder) / "whole.npz", **_decode(archive, Path(folder) / "archive.tar.gz"))
-            os.replace(Path(folder) / "whole.npz", path)
+        try_writing(path)
+        content = _download(archive, path)
+        with written_whole(path) as beside, open(beside, "wb") as file:
+            np.savez(file, **_decode(archive, content))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise OSError(
-            errno.ENOSPC, f"no space left for {path}: free 600 MB there, or set VITLITE_DATA to a folder with room"
+            errno.ENOSPC, f"no space left for {path}: free 200 MB there, or set VITLITE_DATA to a folder with room"
         ) from error
 
 
-def _download(archive: _Archive, folder: Path, path: Path) -> None:
+class _NoDetour(urllib.request.HTTPRedirectHandler):
+    """Follows a server that sends elsewhere, unless that is to plain http."""
+
+    def redirect_request(self, request, answer, code, message, headers, url):
+        if urlsplit(url).scheme != SCHEME:
+            raise ConnectionError(f"the server sends to {url}, which is not {SCHEME}")
+        return super().redirect_request(request, answer, code, message, headers, url)
+
+
+def _download(archive: _Archive, path: Path) -> bytes:
+    """The bytes of an archive, verified; 170 MB, which stay in memory so that a killed download leaves nothing."""
     instead = f"or put a finished file at {path}, or set VITLITE_DATA to the folder that has one"
     try:
-        download_url(archive.url, folder, "archive.tar.gz", archive.md5)
-    except RuntimeError as error:  # torchvision's word for a wrong checksum
-        raise RuntimeError(f"{archive.url} did not arrive whole: its MD5 is not {archive.md5}. Nothing was kept; try "
-                           f"again, {instead}") from error
+        if urlsplit(archive.url).scheme != SCHEME:
+            raise ConnectionError(f"the address is not {SCHEME}")
+        with urllib.request.build_opener(_NoDetour).open(archive.url, timeout=SECONDS) as answer:
+            content = answer.read(2 * 10**8)  # more than either archive has
     except (OSError, HTTPException) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise
         raise ConnectionError(
             f"{archive.url} could not be downloaded ({error}). Try again with a network, {instead}; "
             'load("scenes") needs no download'
         ) from error
+    for name in ("md5", "sha256"):
+        if hashlib.new(name, content, usedforsecurity=False).hexdigest() != getattr(archive, name):
+            raise RuntimeError(f"{archive.url} did not arrive whole: its {name} is not {getattr(archive, name)}. "
+                               f"Nothing was kept; try again, {instead}")
+    return content
 
 
-def _decode(archive: _Archive, file: Path) -> dict[str, np.ndarray]:
-    """The five arrays of the .npz form out of the binary archive, whose checksum has been verified."""
+def _decode(archive: _Archive, content: bytes) -> dict[str, np.ndarray]:
+    """The five arrays of the .npz form out of the binary archive, whose checksums have been verified."""
     arrays = {}
-    with tarfile.open(file) as tar:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
 
         def read(name: str) -> bytes:
             return tar.extractfile(name).read()

@@ -270,7 +270,7 @@ def bars(
     spread = None if errors is None else np.array([np.broadcast_to(errors[label], 2) for label in values], float).T
     room = max(8, int(70 / len(values)))
     fig, (ax,) = parts.new_figure(WIDTH, 3.5, title)
-    names = [textwrap.fill(label, room) for label in values]
+    names = [parts.plain(textwrap.fill(label, room)) for label in values]
     drawn = ax.bar(range(len(names)), heights, width=0.65, color=COLOURS[0], yerr=spread, capsize=5)
     ax.bar_label(drawn, labels=[_short(height) for height in heights], padding=3)
     ax.set_xticks(range(len(names)), names)
@@ -420,11 +420,11 @@ def _names(ax: Axes, rows: Sequence[str] | None, columns: Sequence[str] | None, 
     ax.grid(False)
     ax.spines[:].set_visible(False)
     if rows is not None:
-        ax.set_yticks(range(shape[0]), rows)
+        ax.set_yticks(range(shape[0]), map(parts.plain, rows))
     if columns is not None:
         crowded = shape[1] * max(len(name) for name in columns) > 40
         turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        ax.set_xticks(range(shape[1]), columns, **turn)
+        ax.set_xticks(range(shape[1]), map(parts.plain, columns), **turn)
 
 
 def _write_cells(ax: Axes, texts: list[list[str]]) -> None:

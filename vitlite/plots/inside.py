@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import vitlite.plots.parts as parts
-from vitlite.plots.parts import BAR_HEIGHT, COLOURS, MARKERS, SMALL_IMAGE, WIDEST, WIDTH, Array
+from vitlite.plots.parts import BAR_HEIGHT, COLOURS, MARKERS, SMALL_IMAGE, WIDEST, WIDTH, Array, plain
 
 __all__ = ["distance_scatter", "filter_tiles", "head_maps", "overlays", "similarity_grid"]
 
@@ -34,7 +34,7 @@ def filter_tiles(series: Mapping[str, Array], columns: int = 14, title: str | No
     fig, axes = parts.new_figure(WIDEST, height, title, rows=len(blocks))
     for ax, (label, block) in zip(axes, blocks.items(), strict=True):
         ax.imshow(block, interpolation="nearest" if max(block.shape) < SMALL_IMAGE * columns else None)
-        ax.set_title(label)
+        ax.set_title(plain(label))
         ax.set_axis_off()
     return fig
 
@@ -135,7 +135,7 @@ def distance_scatter(
         aside = 0.3 * (index / max(1, len(series) - 1) - 0.5) if len(series) > 1 else 0.0
         depth = np.repeat(np.arange(1, len(heads) + 1) + aside, heads.shape[1])
         look = {"marker": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)]}
-        ax.plot(depth, heads.ravel(), linestyle="", alpha=0.8, label=label, **look)
+        ax.plot(depth, heads.ravel(), linestyle="", alpha=0.8, label=plain(label), **look)
     if baseline is not None:
         ax.axhline(baseline, color="0.3", linestyle="--", linewidth=1.5, marker="", label="uniform attention")
     ax.set(xlabel="layer", ylabel=ylabel)

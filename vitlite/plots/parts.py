@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = [
     "BAR_HEIGHT", "COLOURS", "DASHES", "MANY_POINTS", "MARKERS", "SMALL_IMAGE", "WIDEST", "WIDTH", "Array", "as_array",
     "as_image", "as_images", "as_stack", "bar_below", "check_count", "draw_curve", "lay_over", "new_figure",
-    "new_grid", "peak_shares", "show", "spread",
+    "new_grid", "peak_shares", "plain", "show", "spread",
 ]
 
 Array = Tensor | np.ndarray | Sequence
@@ -125,8 +125,13 @@ def new_grid(
         longest = max(1, *(len(line) for caption in captions for line in caption.split("\n")))
         points = min(11.0, 72 * width * scale / (0.62 * longest))
         for ax, caption in zip(axes, captions, strict=True):
-            ax.set_title(caption, loc="center", pad=3, fontsize=points)
+            ax.set_title(plain(caption), loc="center", pad=3, fontsize=points)
     return fig, axes
+
+
+def plain(name: str) -> str:
+    """A name as data have it: its dollar signs begin no formula, and a legend does not hide it for an underscore."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def bar_below(fig: Figure, axes: list[Axes], label: str | None) -> None:
@@ -180,6 +185,6 @@ def draw_curve(ax: Axes, index: int, label: str, parts: Sequence[Array], **style
     count = len(arrays[0])
     if count > MANY_POINTS:  # spread out, and not at the same x for every line
         look["markevery"] = (index * count // 70 % max(count // 10, 1), max(count // 10, 1))
-    ax.plot(arrays[0], arrays[1], label=label, **(look | style))
+    ax.plot(arrays[0], arrays[1], label=plain(label), **(look | style))
     if len(arrays) == 4:
         ax.fill_between(arrays[0], arrays[2], arrays[3], color=look["color"], alpha=0.18, linewidth=0)

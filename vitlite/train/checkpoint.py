@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from vitlite.files import written_whole
+from vitlite.files import digest, sweep, written_whole
 
 __all__ = ["load", "save"]
+
 
 def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
     """Write tensors and the metadata of the run.
@@ -31,9 +32,10 @@ def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
         ({'model': {'weight': tensor([1., 1.])}}, {'run': {'seed': 0}, 'step': 7})
     """
     tensors = {f"{part}.{name}": tensor.contiguous() for part, state in parts.items() for name, tensor in state.items()}
+    told = json.dumps(metadata)
     with written_whole(path) as beside:
         # save_file would leave a file of its own, under a name of its own, if it were killed
-        beside.write_bytes(safetensors.torch.save(tensors, metadata={"trainer": json.dumps(metadata)}))
+        beside.write_bytes(safetensors.torch.save(tensors, {"trainer": told, "digest": digest(tensors, told)}))
 
 
 def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | None:
@@ -46,23 +48,30 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
         run: Identity of the run that wants to go on: a dict of plain values and dicts of these.
 
     Raises:
-        ValueError: If the checkpoint belongs to another run, or is none; the message says in what they differ.
+        ValueError: If the checkpoint belongs to another run, is none, or is damaged; the message says what to do.
 
     Example:
         >>> load(Path("none.safetensors"), {"seed": 0}) is None
         True
     """
-    for half in path.parent.glob(f".{path.name}.*.part"):
-        if not _alive(half.name.split(".")[-2]):
-            half.unlink(missing_ok=True)
+    sweep(path)
     if not path.exists():
         return None
     try:
+        if not path.is_file():  # a pipe would keep us waiting
+            raise ValueError("it is no regular file")
         with safetensors.safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("trainer", "{}"))
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except safetensors.SafetensorError as error:
+        metadata = json.loads(header.get("trainer", "null"))
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("run", {}), dict):
+            raise ValueError("it does not say which run it is of")
+    except Exception as error:  # a damaged file makes many kinds
         raise ValueError(f"{path} is no checkpoint ({error}); give this run another checkpoint path") from error
+    if "digest" not in header and not run:  # where there is a run to compare with, there was a digest
+        warnings.warn(f"{path} was written without a digest: damage to it would not show", stacklevel=3)
+    elif header.get("digest") != digest(tensors, header["trainer"]):
+        raise damaged(path, "its digest is another")
     _refuse_another(path, metadata.get("run", {}), json.loads(json.dumps(run)))
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -71,15 +80,9 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
     return parts, metadata
 
 
-def _alive(process: str) -> bool:
-    """Whether the process of that number is there, and may still be writing."""
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
+def damaged(path: Path, why: str) -> ValueError:
+    """The error for a checkpoint that belongs to the run and cannot be used."""
+    return ValueError(f"checkpoint {path} is damaged ({why}); remove it to start afresh")
 
 
 def _refuse_another(path: Path, there: dict, here: dict) -> None:

@@ -48,13 +48,18 @@ def evaluate(
     Returns:
         Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
 
+    Raises:
+        ValueError: If the model gives another number of logits than there are classes, or there are no images.
+
     Example:
         >>> from vitlite import ViT, ViTConfig, data
         >>> model = ViT(ViTConfig(32, 8, 3, 10, embed_dim=32, depth=1, num_heads=2, mlp_dim=64))
         >>> round(evaluate(model, data.load("scenes", train_images=10, held_out=10).test).loss, 4)  # ln 10
         2.3026
     """
-    objective = objective or objectives.classify()
+    objective = objective or objectives.classify(classes=len(split.classes))
+    if not len(split):
+        raise ValueError("the split has no images: there is nothing to evaluate on")
     loss = right = 0.0
     with _at_rest(model) as device:
         for images, labels in _batches(split, batch_size, device):
@@ -121,12 +126,22 @@ def outputs(
 @contextlib.contextmanager
 def _at_rest(model: nn.Module) -> Iterator[torch.device]:
     """The model in evaluation mode, what it draws at random always the same (masks, for one); gives its device."""
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    device = next(model.parameters()).device
+    with modes_kept(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.eval()
         torch.manual_seed(0)
         yield device
-    model.train(training)
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards each module is in training mode, or in evaluation mode, as it was: parts may differ."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _batches(split: Split, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

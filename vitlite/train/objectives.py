@@ -17,7 +17,7 @@ __all__ = ["Objective", "classify", "distil"]
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def classify(label_smoothing: float = 0.0) -> Objective:
+def classify(label_smoothing: float = 0.0, classes: int | None = None) -> Objective:
     """Cross-entropy between the logits and the target, softened by label smoothing.
 
     The target is a label, or a probability for each class; then the likeliest class counts as the right answer.
@@ -25,6 +25,7 @@ def classify(label_smoothing: float = 0.0) -> Objective:
     Args:
         label_smoothing: Probability taken from the true class and spread evenly over all classes (Szegedy et al.,
             2016).
+        classes: How many the data have; a model with another number of logits is refused. None accepts any.
 
     Example:
         >>> logits = torch.tensor([[0.0, 9.0], [9.0, 0.0], [0.0, 9.0]])
@@ -35,6 +36,9 @@ def classify(label_smoothing: float = 0.0) -> Objective:
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(images).float()
+        if classes is not None and logits.shape != (len(images), classes):
+            raise ValueError(f"for {len(images)} image(s) the model gives {list(logits.shape)}, but the data have "
+                             f"{classes} classes; give it a head for so many, a ViT by model.reset_head({classes})")
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), _count_right(logits, targets)
 
     return objective

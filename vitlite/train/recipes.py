@@ -104,9 +104,13 @@ class Recipe:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} of {self.steps} steps; it must end before the run does"
             )
-        if self.learning_rate <= 0 or min(self.weight_decay, self.mixup) < 0:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.mixup < math.inf):
             raise ValueError(f"learning_rate is {self.learning_rate}, weight_decay is {self.weight_decay}, mixup is "
-                             f"{self.mixup}; the first must be above 0, the others not below")
+                             f"{self.mixup}; the first must be above 0, the others not below, and all finite")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be above 0, or None for no clipping")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}; expected two numbers in [0, 1)")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(
                 f"micro_batch is {self.micro_batch}, batch_size is {self.batch_size}; the first must divide the second"

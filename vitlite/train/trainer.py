@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import inspect
+import json
 import math
 import re
 import signal
@@ -25,17 +28,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitlite.data.datasets import Split, Splits
+from vitlite.files import digest, try_writing
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train import distributed, objectives, recipes
 from vitlite.train.average import Average
 from vitlite.train.batches import Batches, stream
 from vitlite.train.callbacks import Callback, Progress
 from vitlite.train.device import autocast_dtype, compiled, compiling_pays, default_device
-from vitlite.train.evaluation import evaluate
-from vitlite.train.history import VAL_LINES, Log, empty
+from vitlite.train.evaluation import evaluate, modes_kept
+from vitlite.train.history import LINES, VAL_LINES, Log, empty
 from vitlite.train.recipes import Recipe
 
 __all__ = ["Trainer"]
+
+SAVE_SECONDS = 600  # a run with a checkpoint is saved about so often, however long its steps take
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Learner(nn.Module):
@@ -56,6 +63,10 @@ class Trainer:
     At the end the model has the weights of the last step; their running average, if the recipe has ``average``; or, if
     it has ``keep_best``, those of either that did best on the validation images. ``kept`` says which.
 
+    Modules that are in evaluation mode inside a model in training mode stay so: frozen batch norms keep their
+    statistics. Of a model that is in evaluation mode itself, as a loaded one is, the parts without a trained parameter
+    do. Afterwards every module is in the mode that it was in.
+
     Under ``torchrun``, inside ``distributed.joined``, each process trains on its part of every batch. All must be given
     the same arguments and equal models, and see the same checkpoint file, which the first of them writes.
 
@@ -69,7 +80,8 @@ class Trainer:
         val_objective: What to ask of it in validation; classification without label smoothing by default. A model that
             does not classify needs one here.
         checkpoint: A file to save the run in and, if it is there, to resume it from.
-        checkpoint_every: Steps between two saves, rounded up to whole lines of the history.
+        checkpoint_every: Steps between two saves, rounded up to whole lines of the history; after ten minutes without a
+            save the next line brings one.
         autocast: Compute in reduced precision where the device gains from it (``device.autocast_dtype``).
         compile: Compile the model, if that works; by default where it pays (``device.compiling_pays``).
         callbacks: Functions called with the trainer and the moment; see ``callbacks``.
@@ -122,7 +134,7 @@ class Trainer:
         self.log_every = max(1, recipe.steps // 200)
         self.checkpoint_every = math.ceil(checkpoint_every / self.log_every) * self.log_every
         self.callbacks, self.progress = list(callbacks), progress
-        self.step, self.history = 0, empty()
+        self.step, self.history, self.saved = 0, empty(), 0.0
         self.run: dict = {}  # what a checkpoint must agree with, once the data are known
 
     def fit(self, data: Splits) -> dict:
@@ -137,21 +149,30 @@ class Trainer:
         Raises:
             FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays at
                 the last good save.
-            ValueError: If the checkpoint belongs to another run, or the batch cannot be cut as asked for.
+            ValueError: If the checkpoint belongs to another run or is damaged, the batch cannot be cut as asked for, or
+                a classifier has another number of logits than the data have classes.
+            OSError: If the checkpoint could not be written; no step was taken then.
             RuntimeError: If another process of the run died or is silent.
-            KeyboardInterrupt: After Ctrl-C, once the run is saved.
+            KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, once the run is saved.
         """
-        self._resume(len(data.train))
+        if self.checkpoint and self.world.rank == 0:
+            try_writing(self.checkpoint)
+        self._resume(data)
+        self.saved = time.monotonic()
         train, validation = data.train.to(self.device), data.validation.to(self.device)
+        if self.val_objective is None or _name(self.learner.objective) in ("classify", "distil"):
+            one = dataclasses.replace(train, images=train.images[:1], labels=train.labels[:1], masks=None)
+            evaluate(self.model, one, dtype=self.dtype)  # which compares head and classes
         batches = Batches(train, self.recipe, self.seed)
         rng_devices = [self.device] if self.device.type == "cuda" else []
         with (
+            modes_kept(self.model),
             torch.random.fork_rng(rng_devices),
             self._interrupted() as stopped,
             self._listeners() as tell,
             self._contact(),
         ):
-            self.model.train()
+            self._set_to_training()
             log = Log(self.device)
             learner = self._fast_and_shared(batches)
             while self.step < self.recipe.steps:
@@ -161,16 +182,18 @@ class Trainer:
                 if self.device.type == "cpu":  # elsewhere a look at the loss would make the device wait
                     log.check(self.step)
                 last = self.step == self.recipe.steps
-                if last or self.step % self.log_every == 0:
+                line = last or self.step % self.log_every == 0
+                if line:
                     self._write_line(log)
                     tell("log")
                 if last or self.step % self.recipe.validate_every == 0:
                     log.pause(self._validate(validation))
                     tell("validate")
-                if last or self.step % self.checkpoint_every == 0:
+                overdue = line and time.monotonic() - self.saved >= SAVE_SECONDS
+                if last or overdue or self.step % self.checkpoint_every == 0:
                     self._save()
                 tell("step")
-                if stopped.is_set():
+                if stopped.is_set() and self.world.rank == 0:  # the others end when they lose the first
                     self._write_line(log)
                     self._save()
                     raise KeyboardInterrupt(self._stop_message())
@@ -189,6 +212,16 @@ class Trainer:
         kind = "averaged weights" if self.recipe.average else "weights"
         why = "the best on validation" if self.recipe.keep_best else "the last"
         return f"{kind} of step {self.history['kept_step']}, {why}"
+
+    def _set_to_training(self) -> None:
+        resting = [part for part in self.model.modules() if not part.training]
+        if not self.model.training:
+            trained = [[p.requires_grad for p in part.parameters()] for part in resting]
+            resting = [p for part, those in zip(resting, trained, strict=True) if those and not any(those)
+                       for p in part.modules()]
+        self.model.train()
+        for part in resting:
+            part.training = False
 
     # ---- one step
 
@@ -286,21 +319,28 @@ class Trainer:
 
     @contextlib.contextmanager
     def _interrupted(self) -> Iterator[threading.Event]:
-        """Turn the first Ctrl-C into a flag, so that the step under way can finish; the second interrupts at once."""
+        """Turn the first signal to stop into a flag, so that the step under way can finish; the second acts at once."""
         stopped = threading.Event()
-        if threading.current_thread() is not threading.main_thread() or self.world.size > 1:
+        if threading.current_thread() is not threading.main_thread():
             yield stopped
             return
+        before = {number: handler for number in STOPS
+                  if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)}
+
+        def put_back() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
         def note(*_) -> None:
             stopped.set()
-            signal.signal(signal.SIGINT, before)
+            put_back()
 
-        before = signal.signal(signal.SIGINT, note)
+        for number in before:
+            signal.signal(number, note)
         try:
             yield stopped
         finally:
-            signal.signal(signal.SIGINT, before)
+            put_back()
 
     def _stop_message(self) -> str:
         resumes = f"saved in {self.checkpoint}; the same call resumes it"
@@ -333,28 +373,75 @@ class Trainer:
         metadata = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self.run}
         parts = {"learner": self.learner.state_dict(), "average": average, "best": self.best, "optimizer": moments}
         checkpoints.save(self.checkpoint, metadata, **parts)
+        self.saved = time.monotonic()
 
-    def _resume(self, train_images: int) -> None:
+    def _identity(self, data: Splits) -> dict:
+        """All that makes this run this run, as JSON can hold it; what is large by its digest."""
+        learner, objective = self.learner, self.learner.objective
+        config = getattr(self.model, "config", None)
+        frozen = [name for name, p in learner.named_parameters() if not p.requires_grad]
+        modules = re.sub(r" at 0x\w+", "", f"{learner} {frozen}")
+        given = inspect.getclosurevars(objective).nonlocals if inspect.isfunction(objective) else {}
+        parts = {f"{name}.{kind}": getattr(getattr(data, name), kind) for name in ("train", "validation")
+                 for kind in ("images", "labels")}
+        run = {"seed": self.seed, "recipe": dataclasses.asdict(self.recipe), "objective": _name(objective),
+               "train_images": len(data.train), "classes": data.train.classes,
+               "model": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {},
+               "shapes": {name: list(tensor.shape) for name, tensor in learner.state_dict().items()},
+               "asked": {name: _plain(value) for name, value in given.items()},
+               "modules": hashlib.sha256(modules.encode()).hexdigest(),
+               "data": digest(parts, f"{data.train.mean} {data.train.std}")}
+        return json.loads(json.dumps(run, default=repr))
+
+    def _resume(self, data: Splits) -> None:
         """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
-        shapes = {name: list(tensor.shape) for name, tensor in self.learner.state_dict().items()}
-        recipe = dataclasses.asdict(self.recipe)
-        objective = self.learner.objective
-        asked = getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
-        self.run = {"seed": self.seed, "recipe": recipe, "objective": asked, "train_images": train_images,
-                    "shapes": shapes}
-        saved = checkpoints.load(self.checkpoint, self.run) if self.checkpoint else None
-        if saved:
-            parts, metadata = saved
-            self.learner.load_state_dict(parts["learner"])
-            if self.average:
-                self.average.model.load_state_dict(parts["average"])
-            self.best = {name: tensor.to(self.device) for name, tensor in parts.get("best", {}).items()}
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in parts.get("optimizer", {}).items():
-                index, _, key = name.partition(".")
-                moments.setdefault(int(index), {})[key] = tensor
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self.scaler.load_state_dict(metadata["scaler"])
-            self.step, self.history = metadata["step"], metadata["history"]
+        self.run = self._identity(data) if self.checkpoint else {}
+        if self.checkpoint and (saved := checkpoints.load(self.checkpoint, self.run)):
+            try:
+                self._restore(*saved)
+            except Exception as error:  # a damaged file makes many kinds
+                raise checkpoints.damaged(self.checkpoint, str(error)) from error
         distributed.agree(self.step, self.device)
+
+    def _restore(self, parts: dict[str, dict[str, Tensor]], metadata: dict) -> None:
+        parts = {"average": {}, "best": {}, "optimizer": {}} | parts
+        step, history = metadata["step"], metadata["history"]
+        lengths = [{len(history[name]) for name in lines} for lines in (LINES, VAL_LINES)]
+        if not (isinstance(step, int) and 0 < step <= self.recipe.steps and all(len(each) == 1 for each in lengths)):
+            raise ValueError(f"step {step} of {self.recipe.steps}, or its history, cannot be")
+        _compare("learner", self.learner.state_dict(), parts["learner"])
+        _compare("average", self.average.model.state_dict() if self.average else {}, parts["average"])
+        _compare("best", self.validated.state_dict() if parts["best"] else {}, parts["best"])
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():  # torch would read past the end of one that is too short
+            index, _, key = name.partition(".")
+            if tensor.numel() != 1 if key == "step" else tensor.shape != parameters[int(index)].shape:
+                raise ValueError(f"optimizer.{name} has shape {list(tensor.shape)}")
+            moments.setdefault(int(index), {})[key] = tensor
+        self.learner.load_state_dict(parts["learner"])
+        if self.average:
+            self.average.model.load_state_dict(parts["average"])
+        self.best = {name: tensor.to(self.device) for name, tensor in parts["best"].items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.scaler.load_state_dict(metadata["scaler"])
+        self.step, self.history = step, history
+
+
+def _name(objective: objectives.Objective) -> str:
+    return getattr(objective, "__qualname__", type(objective).__qualname__).partition(".")[0]
+
+
+def _plain(value: object) -> object:
+    """What an objective was made with, as JSON can hold it."""
+    if isinstance(value, nn.Module):
+        return digest(value.state_dict(), type(value).__qualname__)
+    return value if isinstance(value, int | float | str | None) else type(value).__qualname__
+
+
+def _compare(part: str, wanted: dict[str, Tensor], there: dict[str, Tensor]) -> None:
+    forms = [{name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} for state in (wanted, there)]
+    wrong = sorted(name for name in forms[0] | forms[1] if forms[0].get(name) != forms[1].get(name))
+    if wrong:
+        raise ValueError(f"{part}.{wrong[0]} is missing, or of another form")

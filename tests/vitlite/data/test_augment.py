@@ -330,3 +330,17 @@ def test_a_gpu_gets_the_same_batch_from_a_cpu_generator():
         assert far.float().mean() < 0.001, "up to a pixel on the border between two"
     erased = augment.random_erase(before.cuda(), 0.5, generator()).cpu() != before
     assert torch.equal(erased.any(1), (augment.random_erase(before, 0.5, generator()) != before).any(1))
+
+
+@pytest.mark.parametrize("change", [
+    lambda images, g: augment.random_flip(images, g),
+    lambda images, g: augment.random_crop(images, 2, g),
+    lambda images, g: augment.trivial_augment(images, g),
+    lambda images, g: augment.random_erase(images, 0.5, g),
+    lambda images, g: augment.cutmix(images, torch.zeros(0, dtype=torch.int64), 2, 0.5, g)[0],
+    lambda images, g: augment.mixup(images, torch.zeros(0, dtype=torch.int64), 2, 0.8, g)[0],
+    lambda images, g: augment.mix(images, torch.zeros(0, dtype=torch.int64), 2, 0.5, 0.8, g)[0],
+    lambda images, g: augment.normalise(images, [0.5] * 3, [0.5] * 3),
+])
+def test_an_empty_batch_stays_empty(change):
+    assert change(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.Generator()).shape == (0, 3, 8, 8)

@@ -3,9 +3,12 @@
 import errno
 import hashlib
 import io
+import os
 import re
+import socket
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,6 +21,7 @@ import torch
 from PIL import Image
 
 from vitlite.data import Cues, Split, Splits, datasets, load
+from vitlite.data.datasets import load_all
 
 Arrays = dict[str, np.ndarray]
 
@@ -215,6 +219,21 @@ def test_a_spoiled_npz_is_refused(tmp_path: Path, spoil: Callable[[Arrays], Arra
         load(tmp_path / "spoiled.npz")
 
 
+def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "whole.npz", **_arrays(train=12, test=6))
+    whole, data = load(tmp_path / "whole.npz"), (tmp_path / "whole.npz").read_bytes()
+    chance = np.random.default_rng(0)
+    for _ in range(200):
+        broken = bytearray(data)
+        for place in chance.integers(len(data), size=chance.integers(1, 4)):
+            broken[place] = chance.integers(256)
+        (tmp_path / "broken.npz").write_bytes(broken)
+        try:
+            _same(whole, load(tmp_path / "broken.npz"))  # a time stamp, say
+        except ValueError as error:
+            assert "broken.npz" in str(error)  # noqa: PT017
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive at all", b"PK\x03\x04 cut short"])
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.npz").write_bytes(content)
@@ -300,6 +319,125 @@ def test_spoiled_folders_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def _fill(folder: Path, count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + count):
+        Image.new("RGB", (8, 8), (i, i, len(folder.name))).save(folder / f"{i}.png")
+
+
+def test_what_is_left_out_of_a_folder_is_counted_with_its_reason(tmp_path: Path) -> None:
+    for name in ("cat", "fish"):
+        _fill(tmp_path / name, 3)
+        _fill(tmp_path / name / "more", 2)
+        for i in range(5):
+            (tmp_path / name / f"{i}.heic").touch()
+    (tmp_path / "fish" / "notes").touch()
+    _fill(tmp_path, 1)
+    with pytest.warns(UserWarning, match="16 of 22 files were left out") as caught:
+        sets = load(tmp_path)
+    told = str(caught[0].message)
+    for reason in ("1 beside the class folders", "4 in folders inside a class folder", "10 ending in .heic",
+                   "1 without an ending"):
+        assert reason in told
+    assert sum(len(split) for split in sets) == 6
+
+
+@pytest.mark.parametrize("held", [("val",), ("Test",), ("valid", "test")])
+def test_folders_named_for_splits_are_the_splits(tmp_path: Path, held: tuple[str, ...]) -> None:
+    for name in ("cat", "fish"):
+        _fill(tmp_path / "train" / name, 20)
+        for number, split in enumerate(held):
+            _fill(tmp_path / split / name, 7, first=100 + 10 * number)
+    sets = load(tmp_path)
+    sizes = {"validation": 4, "test": 4} | {datasets.SPLITS[split.lower()]: 14 for split in held}
+    assert [len(split) for split in sets] == [40 - 4 * (2 - len(held)), sizes["validation"], sizes["test"]]
+    assert {split.classes for split in sets} == {("cat", "fish")}
+    for name, split in zip(("train", "validation", "test"), sets, strict=True):
+        own = name == "train" or name not in [datasets.SPLITS[split.lower()] for split in held]
+        assert bool((split.images[:, 0] < 100).all()) == own, "every image is in the split that it was put in"
+    assert len(load_all(tmp_path)) == 40 + 14 * len(held)
+
+
+def test_a_mixture_of_splits_and_classes_is_refused_and_each_way_out_works(tmp_path: Path) -> None:
+    for name in ("cat", "fish"):
+        _fill(tmp_path / "train" / name, 10)
+        _fill(tmp_path / "test" / name, 3, first=100)
+    _fill(tmp_path / "extra", 3)
+    with pytest.raises(ValueError, match="holds extra, test, train; expected class folders alone, or train, test"):
+        load(tmp_path)
+    assert len(load(tmp_path / "train").train) == 16
+    (tmp_path / "extra").rename(tmp_path.parent / f"{tmp_path.name}-extra")
+    assert len(load(tmp_path).test) == 6
+    (tmp_path / "test" / "cat").rename(tmp_path / "test" / "dog")
+    with pytest.raises(ValueError, match=r"test has the classes dog, fish; .*train has cat, fish: make them the same"):
+        load(tmp_path)
+    (tmp_path / "test" / "cat").mkdir()
+    (tmp_path / "train" / "dog").mkdir()
+    _fill(tmp_path / "train" / "dog", 5)
+    assert load(tmp_path).test.labels.bincount(minlength=3).tolist() == [0, 3, 3]
+    (tmp_path / "test").rename(tmp_path.parent / f"{tmp_path.name}-test")
+    with pytest.raises(ValueError, match="holds train; expected"):
+        load(tmp_path)
+
+
+def test_a_train_is_also_a_vehicle(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        _fill(tmp_path / name, 5)
+    assert load(tmp_path).train.classes == ("bus", "train")
+
+
+def test_every_image_can_be_had_for_evaluation(tmp_path: Path, npz: Path) -> None:
+    _fill(tmp_path / "set" / "cat", 1)
+    _fill(tmp_path / "set" / "fish", 4)
+    with pytest.raises(ValueError, match=r"cat holds 1 image\(s\); at least three .*take load_all"):
+        load(tmp_path / "set")
+    assert load_all(tmp_path / "set").labels.bincount().tolist() == [1, 4]
+    whole, sets = load_all(npz, image_size=4), load(npz, image_size=4)
+    assert len(whole) == sum(map(len, sets)) == len(torch.unique(whole.images, dim=0))
+    assert (whole.mean, whole.std) == (sets.train.mean, sets.train.std)
+
+
+def test_a_hanging_file_and_a_hanging_set_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "fish"):
+        _fill(tmp_path / "set" / name, 3)
+    os.mkfifo(tmp_path / "set" / "cat" / "x.png")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"x\.png cannot be read as an image \(it is no regular file\)"):
+        load(tmp_path / "set")
+    with pytest.raises(ValueError, match="neither a regular file nor a folder"):
+        load(tmp_path / "pipe")
+
+
+def test_class_names_have_one_unicode_form(tmp_path: Path) -> None:
+    _fill(tmp_path / "cafe\u0301", 3)  # as macOS writes it
+    _fill(tmp_path / "tea", 3)
+    assert load(tmp_path).train.classes == ("caf\u00e9", "tea")
+    _fill(tmp_path / "caf\u00e9", 3)
+    with pytest.raises(ValueError, match="more than one class is called caf\u00e9; rename"):
+        load(tmp_path)
+
+
+def test_files_are_hashed_one_at_a_time(tmp_path: Path) -> None:
+    for name in ("cat", "fish"):
+        _fill(tmp_path / name, 3)
+        for path in (tmp_path / name).iterdir():
+            path.write_bytes(path.read_bytes() + bytes(5_000_000))  # which no decoder reads
+    tracemalloc.start()
+    load(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 15_000_000, "two of the six, at most"
+    tracemalloc.stop()
+
+
+def test_a_constant_channel_stays_finite(tmp_path: Path) -> None:
+    for name in ("cat", "fish"):
+        _fill(tmp_path / name, 5)
+    train = load(tmp_path).train.subset(2)
+    np.savez(tmp_path / "blue.npz", **(_arrays() | {"train_images": np.full((120, 8, 8, 3), 7, np.uint8)}))
+    train = load(tmp_path / "blue.npz").train
+    assert train.std == (1.0, 1.0, 1.0)
+    assert train.normalised().abs().max() < 1e-6
+
+
 # --- CIFAR ---
 
 
@@ -332,8 +470,9 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address it is served at."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the address it is served at, which is taken for a safe one."""
+    monkeypatch.setattr(datasets, "SCHEME", "http")
     folder = tmp_path / "served"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as httpd:
@@ -345,7 +484,8 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _point_at(monkeypatch: pytest.MonkeyPatch, name: str, url: str, content: bytes) -> None:
-    made = replace(datasets.CIFAR[name], url=url, md5=hashlib.md5(content).hexdigest())
+    sums = {"md5": hashlib.md5(content).hexdigest(), "sha256": hashlib.sha256(content).hexdigest()}
+    made = replace(datasets.CIFAR[name], url=url, **sums)
     monkeypatch.setitem(datasets.CIFAR, name, made)
 
 
@@ -408,10 +548,67 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     (server[0] / "made.tar.gz").write_bytes(content := _archive("cifar10"))
     _point_at(monkeypatch, "cifar10", f"{server[1]}/made.tar.gz", content)
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match=r"no space left for .*cifar10\.npz: free 600 MB") as caught:
+    with pytest.raises(OSError, match=r"no space left for .*cifar10\.npz: free 200 MB") as caught:
         load("cifar10", tmp_path / "root")
     assert caught.value.errno == errno.ENOSPC
     assert list((tmp_path / "root").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["md5", "sha256"])
+def test_both_check_sums_must_be_right(
+    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (server[0] / "made.tar.gz").write_bytes(content := _archive("cifar10"))
+    _point_at(monkeypatch, "cifar10", f"{server[1]}/made.tar.gz", content)
+    monkeypatch.setitem(datasets.CIFAR, "cifar10", replace(datasets.CIFAR["cifar10"], **{name: "0" * 32}))
+    with pytest.raises(RuntimeError, match=f"its {name} is not 000.*Nothing was kept; try again"):
+        load("cifar10", tmp_path / "root")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_only_https_is_fetched_also_where_a_server_sends_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(archive.url.startswith("https://") for archive in datasets.CIFAR.values())
+    _point_at(monkeypatch, "cifar10", "http://127.0.0.1:9/made.tar.gz", b"")
+    with pytest.raises(ConnectionError, match="the address is not https"):
+        load("cifar10", tmp_path)
+    follow = datasets._NoDetour().redirect_request
+    request = datasets.urllib.request.Request("https://one.example/a")
+    assert follow(request, None, 302, "", {}, "https://two.example/b").full_url == "https://two.example/b"
+    with pytest.raises(ConnectionError, match="the server sends to http://two.example/b, which is not https"):
+        follow(request, None, 302, "", {}, "http://two.example/b")
+
+
+def test_a_server_that_stalls_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "SCHEME", "http")
+    monkeypatch.setattr(datasets, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        _point_at(monkeypatch, "cifar10", f"http://127.0.0.1:{silent.getsockname()[1]}/made.tar.gz", b"")
+        with pytest.raises(ConnectionError, match=r"could not be downloaded \(.*timed out\).*Try again"):
+            load("cifar10", tmp_path)
+
+
+def test_the_advice_for_a_cached_file_that_is_damaged_leads_to_a_good_one(
+    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server[0] / "made.tar.gz").write_bytes(content := _archive("cifar10"))
+    _point_at(monkeypatch, "cifar10", f"{server[1]}/made.tar.gz", content)
+    whole, path = load("cifar10", tmp_path), tmp_path / "cifar10.npz"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"cifar10\.npz cannot be read .*remove it, and the next call downloads"):
+        load("cifar10", tmp_path)
+    path.unlink()
+    _same(whole, load("cifar10", tmp_path))
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="root is '.*file', a file; expected the folder"):
+        load("cifar10", tmp_path / "file")
+    monkeypatch.setenv("VITLITE_DATA", str(tmp_path / "file"))
+    with pytest.raises(NotADirectoryError, match="VITLITE_DATA is '.*file', a file"):
+        load("cifar10")
 
 
 def test_the_root_is_the_argument_the_environment_or_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,9 @@ def test_only_weight_matrices_decay():
      ({"learning_rate": 0}, "learning_rate is 0"), ({"mixup": -1}, "mixup is -1"), ({"erase": 1.5}, "erase is 1.5"),
      ({"cutmix": 2}, "cutmix is 2"), ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
      ({"average": 1.0}, "average is 1.0"), ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of .*'adamw'"),
-     ({"schedule": "step"}, "schedule is 'step'"), ({"micro_batch": 5}, "micro_batch is 5, batch_size is 16")],
+     ({"schedule": "step"}, "schedule is 'step'"), ({"learning_rate": float("nan")}, "learning_rate is nan"),
+     ({"weight_decay": float("inf")}, "weight_decay is inf"), ({"clip_norm": 0.0}, "clip_norm is 0.0; .*None for no"),
+     ({"betas": (0.9, 1.0)}, "betas is "), ({"micro_batch": 5}, "micro_batch is 5, batch_size is 16")],
 )
 def test_a_recipe_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):

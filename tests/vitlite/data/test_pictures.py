@@ -1,0 +1,153 @@
+"""A picture means after reading what it meant before, or is refused by its file and the reason."""
+
+import io
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitlite.data import pictures
+
+DEEP = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
+EIGHT = np.rint(DEEP / 257).astype(np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> np.ndarray:
+    image.save(path, **options)
+    return pictures.read(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
+    read = saved(tmp_path / f"x.{suffix}", Image.fromarray(DEEP))
+    assert read.shape == (3, 4, 3)
+    assert all((read[..., channel] == EIGHT).all() for channel in range(3))
+
+
+def test_a_scan_whose_zero_is_white_is_turned_over(tmp_path: Path) -> None:
+    assert (saved(tmp_path / "x.tif", Image.fromarray(DEEP), tiffinfo={262: 0})[..., 0] == 255 - EIGHT).all()
+
+
+def test_twelve_bits_are_scaled_too(tmp_path: Path) -> None:
+    (tmp_path / "x.pgm").write_bytes(b"P5 2 1 4095\n" + struct.pack(">HH", 4095, 2048))
+    assert pictures.read(tmp_path / "x.pgm")[0, :, 0].tolist() == [255, 128]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "jpg"])
+def test_the_orientation_of_a_phone_is_applied(tmp_path: Path, suffix: str, deep: bool) -> None:
+    if deep and suffix in ("webp", "jpg"):
+        return
+    upright = np.zeros((16, 32), np.uint16)
+    upright[:, :16] = 65535
+    image = Image.fromarray(upright) if deep else Image.fromarray((upright // 257).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x112] = 6  # "turn by a quarter, clockwise, to see it upright"
+    read = saved(tmp_path / f"x.{suffix}", image, exif=exif)
+    assert read.shape == (32, 16, 3)
+    assert read[:14].min() > 245
+    assert read[18:].max() < 10
+
+
+def see_through() -> list[tuple[str, Image.Image, dict]]:
+    hidden = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 0])
+    return [("png", hidden, {}), ("tif", hidden, {}), ("webp", hidden, {"lossless": True, "exact": True}),
+            ("png", Image.new("LA", (2, 1), (10, 0)), {}), ("gif", palette, {"transparency": 0}),
+            ("png", palette, {"transparency": 0}), ("png", palette, {"transparency": bytes([0])}),
+            ("png", Image.new("RGB", (2, 1), (9, 8, 7)), {"transparency": (9, 8, 7)}),
+            ("png", Image.new("L", (2, 1), 9), {"transparency": 9}),
+            ("png", Image.fromarray(DEEP[:1, 1:3].repeat(1, 0) * 0 + 500), {"transparency": 500})]
+
+
+@pytest.mark.parametrize(("suffix", "image", "options"), see_through())
+def test_what_cannot_be_seen_is_white(tmp_path: Path, suffix: str, image: Image.Image, options: dict) -> None:
+    assert saved(tmp_path / f"x.{suffix}", image, **options).tolist() == [[[255] * 3] * 2]
+
+
+def test_half_transparent_black_is_grey(tmp_path: Path) -> None:
+    assert saved(tmp_path / "x.png", Image.new("RGBA", (1, 1), (0, 0, 0, 128))).tolist() == [[[127] * 3]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_printers_red_is_red(tmp_path: Path, suffix: str) -> None:
+    read = saved(tmp_path / f"x.{suffix}", Image.new("CMYK", (8, 8), (0, 255, 255, 0)))
+    assert np.abs(read.astype(int) - [255, 0, 0]).max() < 4
+
+
+def test_of_an_animation_the_first_picture_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("L", (2, 2), value) for value in (50, 200)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert pictures.read(tmp_path / "x.gif").max() == 50
+
+
+@pytest.mark.parametrize(("values", "mode"), [(DEEP.astype(np.float32), "F"), (DEEP.astype(np.int32), "I")])
+def test_values_without_a_known_range_are_refused_and_the_advice_works(
+    tmp_path: Path, values: np.ndarray, mode: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"x\.tif .*its mode is {mode}, .*save it again as an 8-bit PNG"):
+        saved(tmp_path / "x.tif", Image.fromarray(values))
+    assert (saved(tmp_path / "x.png", Image.fromarray(np.rint(values / 257).astype(np.uint8)))[..., 0] == EIGHT).all()
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n", encoding="utf-8")
+    (folder / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.eps")
+    shutil.copy(tmp_path / "x.eps", tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png .*what it holds is none of BMP, GIF, JPEG"):
+        pictures.read(tmp_path / "x.png")
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") +
+                                     chunk(b"IEND", b""))
+    with pytest.raises(ValueError, match=r"x\.png .*more than 178,956,970 pixels.*make it smaller"):
+        pictures.read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "link", "nothing"])
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.png"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda p: p.symlink_to("/dev/zero"), "nothing": str}[name](path)
+    with pytest.raises(ValueError, match=rf"{name}\.png cannot be read as an image \(it is no regular file\)"):
+        pictures.read(path)
+
+
+@pytest.mark.parametrize("form", pictures.FORMATS)
+def test_damage_gives_one_kind_of_error_that_names_the_file(tmp_path: Path, form: str) -> None:
+    chance, buffer = np.random.default_rng(0), io.BytesIO()
+    Image.fromarray(chance.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(buffer, form)
+    data, path, refused = buffer.getvalue(), tmp_path / "x.png", 0
+    for number in range(60):
+        broken = bytearray(data[: chance.integers(len(data))] if number % 2 else data)
+        for place in chance.integers(max(1, len(broken)), size=5 if broken else 0):
+            broken[place] = chance.integers(256)
+        path.write_bytes(broken)
+        try:
+            read = pictures.read(path)
+            assert read.dtype == np.uint8
+            assert form != "PNG" or (read == pictures.read(_whole(tmp_path, data))).all(), "a PNG shows its damage"
+        except ValueError as error:
+            assert str(error).startswith(f"{path} cannot be read as an image (")  # noqa: PT017
+            refused += 1
+    assert refused > 10
+
+
+def _whole(folder: Path, data: bytes) -> Path:
+    (folder / "whole").write_bytes(data)
+    return folder / "whole"

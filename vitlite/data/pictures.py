@@ -1,0 +1,84 @@
+"""One image file as 8-bit RGB, or one clear word on why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["SUFFIXES", "read"]
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow opens others too, some by other programs
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+            ".webp"}
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF: bits of a sample; 0 where the largest value is black
+
+
+def read(file: str | Path) -> np.ndarray:
+    """Decode an image file: uint8 ``[H, W, 3]``.
+
+    The picture stands as its EXIF orientation says. Values of 16 bits are scaled to 8, alpha is laid on white. Of an
+    animation, or of a file with several pages, the first one is read.
+
+    Raises:
+        ValueError: If it is none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP, damaged, too large, no regular file, or
+            its values have no known range (32 bits, floating point).
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> path = Path(tempfile.mkdtemp()) / "deep.png"
+        >>> Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(path)
+        >>> read(path)[0, :, 0].tolist()
+        [0, 128, 255]
+    """
+    data = content(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is merely odd about a file
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.verify()  # a PNG holds check sums, which reading its pixels passes over
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _to_rgb(image)
+    except Exception as error:  # a decoder may throw anything
+        reason, remedy = str(error) or type(error).__name__, "save it again as an 8-bit PNG or JPEG"
+        if isinstance(error, UnidentifiedImageError):  # its words name a buffer of ours
+            reason = f"what it holds is none of {', '.join(FORMATS)}, or damaged"
+        elif isinstance(error, Image.DecompressionBombError):
+            reason, remedy = f"it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels", "make it smaller"
+        raise ValueError(f"{file} cannot be read as an image ({reason}): replace it, {remedy}, or take it out"
+                         ) from error
+
+
+def content(file: str | Path) -> bytes:
+    """The bytes of a regular file; a pipe, say, would keep its reader waiting."""
+    try:
+        if not Path(file).is_file():
+            raise ValueError("it is no regular file")
+        return Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as an image ({error}): replace it, or take it out") from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    tags, deep = getattr(image, "tag_v2", {}), image.mode.startswith("I;16")
+    deep = deep or (image.mode == "I" and image.format in ("PNG", "PPM"))  # which have no 32 bits
+    image = ImageOps.exif_transpose(image)
+    key = image.info.get("transparency")  # the value, or colour, that is see-through
+    if deep:
+        values, largest = np.array(image), 2 ** tags.get(BITS, (16,))[0] - 1
+        pixels = np.rint(255 / largest * values).astype(np.uint8)
+        pixels = 255 - pixels if tags.get(PHOTOMETRIC) == 0 else pixels
+        pixels[values == (-1 if key is None else key)] = 255
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if image.mode not in MODES:
+        raise ValueError(f"its mode is {image.mode}, whose range is not known")
+    if key is not None and not isinstance(key, bytes) and np.max(key) > 255:
+        raise ValueError(f"its mode is {image.mode} with a see-through colour of 16 bits")
+    if key is not None or "A" in image.mode:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
