@@ -288,7 +288,7 @@ def _consistency(record: dict) -> Figure:
 
 
 def _shuffle(record: dict) -> Figure:
-    plain = {NAMES[family]: 100 * run["test_accuracy"] for family, run in first(record).items()}
+    plain = {name: 100 * first(record)[family]["test_accuracy"] for family, name in NAMES.items()}
     shuffled = {name: ([IMAGE_SIZE, *tiles], [plain[name], *values])
                 for name, (tiles, values) in _means(record, "shuffle", "accuracy").items()}
     figure = plots.lines(shuffled, "side of the shuffled tiles (pixels; 32 is the whole image)", "test accuracy (%)",

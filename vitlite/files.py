@@ -103,10 +103,15 @@ def _alive(process: int) -> bool:
 
 
 def digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
-    """The SHA-256 of named tensors, and of a text beside them: names, types, shapes and every bit."""
-    told = hashlib.sha256(more.encode())
+    """The SHA-256 of named tensors, whatever their order, and of a text beside them: names, types, shapes, every bit.
+
+    Example:
+        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(1, 2)})
+        False
+    """
+    total = hashlib.sha256(more.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        told.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        told.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return told.hexdigest()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()

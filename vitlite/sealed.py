@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitlite.files import written_whole
+from vitlite.files import digest, written_whole
 
-__all__ = ["decoding", "digest", "opened", "start", "tensors", "write"]
+__all__ = ["decoding", "opened", "start", "tensors", "write"]
 
 
 @contextmanager
@@ -58,21 +58,6 @@ def start(path: str | Path) -> bytes:
         raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; pass the file itself")
     with open(path, "rb") as file:
         return file.read(16)
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors with their names, types and shapes, whatever their order.
-
-    Example:
-        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(1, 2)})
-        False
-    """
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy())
-    return total.hexdigest()
 
 
 def write(path: str | Path, key: str, description: dict, tensors: Mapping[str, Tensor]) -> None:
