@@ -54,7 +54,7 @@ test-unit: $(INSTALLED) ## test the library and the tools
 	@$(CPU) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadscope tests --ignore=tests/test_notebooks.py --ignore=tests/test_pages.py
 
 test-hard: $(INSTALLED) ## random calls, damaged files and kills at random moments: the long form of tests/property
-	@$(CPU) VITLITE_HARD=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/property
+	@$(CPU) VITLITE_HARD=1 OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q tests/property
 
 test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compare with its stored outputs
 	@$(CPU) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadscope $(NBVAL) tests/test_notebooks.py notebooks

@@ -88,7 +88,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         Beside the usual keys ``fields``, of ``Recipe`` and of ``ViTConfig``, and ``kept``.
     """
     name, seed, path = point["change"], point["seed"], work / "climbed.json"
-    climbed = json.loads(path.read_text()) if path.exists() else []
+    climbed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     change, decides = dict(config["changes"])[name], seed == config["seeds"][0]
     if decides:
         climbed = [step for step in climbed if step["change"] != name]
@@ -106,7 +106,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         kept = not below or measured["val_accuracy"] > below[-1]
         climbed.append({"change": name, "fields": fields, "val_accuracy": measured["val_accuracy"], "kept": kept})
         with written_whole(path) as whole:
-            whole.write_text(json.dumps(climbed))
+            whole.write_text(json.dumps(climbed), encoding="utf-8")
     kept = next(step["kept"] for step in climbed if step["change"] == name)
     return measured | {"fields": fields, "kept": kept}
 

@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-__all__ = ["written_whole"]
+__all__ = ["digest", "written_whole"]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vitlite.files import digest, written_whole
 
-__all__ = ["decoding", "opened", "start", "tensors", "write"]
+__all__ = ["decoding"]
 
 
 @contextmanager
@@ -28,10 +28,10 @@ def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
     """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do.
 
     Example:
-        >>> with decoding("a.json", "no whole JSON file", "write it again"):
-        ...     json.loads("{")
+        >>> with decoding("a.txt", "no number", "write one"):
+        ...     float("one")
         Traceback (most recent call last):
-        ValueError: a.json is no whole JSON file (Expecting property name enclosed in ...); write it again
+        ValueError: a.txt is no number (could not convert string to float: 'one'); write one
     """
     try:
         yield

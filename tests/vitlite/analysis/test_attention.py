@@ -286,7 +286,7 @@ MAPS = torch.full((1, 2, 5, 5), 1 / 5)
         (None, TypeError, "fused attention forms no maps"),
         (5, TypeError, "attention is int; expected tensors"),
         ([MAPS, None], TypeError, "attention of layer 2 is NoneType.*ask for explicit attention"),
-        ([], ValueError, "no layers; a generator can be read once"),
+        ([], ValueError, "attention is empty: the model gave no maps"),
         (MAPS, ValueError, r"shape \[2, 5, 5\]; expected \[batch, heads, tokens, tokens\].*into a list"),
         ([MAPS[..., :4]], ValueError, r"shape \[1, 2, 5, 4\]"),
         ([MAPS[:0]], ValueError, r"shape \[0, 2, 5, 5\]"),
