@@ -19,7 +19,7 @@ from pathlib import Path
 
 from experiments import records
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = "what each chapter uses at quick scale"
 SCALES = {"cpu": {"seed": 0, "device": "cpu", "threads": 1}}  # execute.py gives each kernel one thread
@@ -54,3 +54,14 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """The longest chapter, and all together."""
     return {"longest_seconds": max(run["seconds"] for run in runs), "all_seconds": sum(run["seconds"] for run in runs)}
+
+
+def show(record: dict) -> str:
+    """The record as *How to read and run* shows it, in MyST: a row for each chapter, and where it was measured."""
+    rows = [[f"{{doc}}`../notebooks/{run['chapter']}`", f"{run['seconds']:.0f}", f"{run['peak_bytes'] / 1e9:.1f}"]
+            for run in record["runs"]]
+    threads, made = record["config"]["threads"], record["runs"][0]["made"]
+    count = "one thread" if threads == 1 else f"{threads} threads"
+    table = records.table(["chapter", "seconds", "memory (GB)"], rows)
+    return (f"{table}\n\nMeasured on {record['date']} with {count} "
+            f"({record['hardware']['processor']}), one chapter at a time; training in {made['precision']}.")

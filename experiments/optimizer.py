@@ -16,9 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments import families
-from experiments.measure import best, bracketed, loaded, trained, usual_recipe
+from experiments.measure import best, bracketed, loaded, trained, tried, usual_recipe
 from experiments.statistics import grouped, interval
-from vitlite.train import Trainer
 
 __all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
 
@@ -61,9 +60,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
         return usual_recipe("optimizer", config, steps, rate, optimizer=optimizer)
 
     def trial(rate: float) -> float:
-        trainer = Trainer(families.build(network, whole, 0), recipe(config["search_steps"], rate),
-                          device=config["device"])
-        return trainer.fit(sets)["val_accuracy"][-1]
+        model = families.build(network, whole, 0)
+        return tried(model, sets, recipe(config["search_steps"], rate), config["device"])
 
     rates = bracketed(config["learning_rates"], trial, work / f"{network}-{optimizer}-search.json")
     name = "-".join(str(value) for value in point.values())

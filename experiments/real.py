@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ def standing_out(states: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         From 0 to 1, ``[B, H, W]``. Chapter 15 builds it line by line.
     """
-    tensors = weights.onnx_tensors(weights.published_file())
+    tensors = _decoder()
     rows, columns = size[0] // 14, size[1] // 14
     x = states.transpose(1, 2).unflatten(2, (rows, columns))
     for i in (1, 2, 3):
@@ -86,3 +87,10 @@ def standing_out(states: Tensor, size: tuple[int, int]) -> Tensor:
         x = F.batch_norm(F.conv_transpose2d(x, weight, bias, stride=2, padding=1), *norm).relu()
     x = F.conv2d(x, tensors["decoder.final_conv.weight"], tensors["decoder.final_conv.bias"])
     return F.interpolate(x, size, mode="bilinear").sigmoid()[:, 0]
+
+
+@cache
+def _decoder() -> dict[str, Tensor]:
+    """The decoder's tensors; the file of 97 MB is read and its hash verified once."""
+    tensors = weights.onnx_tensors(weights.published_file())
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}

@@ -18,11 +18,11 @@ import json
 from pathlib import Path
 
 from experiments import families, records
-from experiments.measure import best, bracketed, loaded, trained
+from experiments.measure import best, bracketed, loaded, trained, tried
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks
 from vitlite.files import written_whole
-from vitlite.train import Recipe, Trainer
+from vitlite.train import Recipe
 
 __all__ = ["DATASET", "SCALES", "climb", "points", "run", "show", "summarise"]
 
@@ -135,7 +135,7 @@ def _search(fields: dict, config: dict, work: Path) -> dict[str, float]:
 
     def trial(rate: float) -> float:
         recipe = _recipe(fields | {"learning_rate": rate}, config, config["search_steps"])
-        return Trainer(_model(fields, config, 0), recipe, device=config["device"]).fit(sets)["val_accuracy"][-1]
+        return tried(_model(fields, config, 0), sets, recipe, config["device"])
 
     name = fields["optimizer"]
     return bracketed(config["learning_rates"][name], trial, work / f"{name}-search.json")

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from experiments import families
-from experiments.measure import best, bracketed, trained, usual_recipe
+from experiments.measure import best, bracketed, trained, tried, usual_recipe
 from experiments.statistics import grouped, interval
 from vitlite import ViT
 from vitlite.data import Split, Splits
-from vitlite.train import Trainer
 
 __all__ = ["DATASET", "SCALES", "VARIANTS", "draw", "points", "run", "summarise"]
 
@@ -125,7 +124,7 @@ def search(network: str, optimizer: str, train_images: int, config: dict, work: 
     def trial(rate: float) -> float:
         recipe = usual_recipe("same_or_different", config, config["search_steps"], rate, optimizer=optimizer)
         sets = drawn("plain", train_images, config["held_out"], seed=0)
-        return Trainer(build(network, config, seed=0), recipe, device=config["device"]).fit(sets)["val_accuracy"][-1]
+        return tried(build(network, config, seed=0), sets, recipe, config["device"])
 
     name = f"{network}-{optimizer}-{train_images}".replace(" ", "_")
     return bracketed(config["learning_rates"][optimizer], trial, work / f"{name}-search.json")

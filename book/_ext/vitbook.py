@@ -63,27 +63,6 @@ def link_to_labels(app: Sphinx, doctree: nodes.document) -> None:
             slugs.setdefault(name, (0, doctree.nameids[name], name))
 
 
-class ChapterCosts(SphinxDirective):
-    """A table of what each chapter costs at quick scale, out of the record ``chapters``."""
-
-    def run(self) -> list[nodes.Node]:
-        """The table, and a sentence on where and when it was measured."""
-        record = records.read("chapters")
-        lines = ["| chapter | seconds | memory (GB) |", "|---|--:|--:|"]
-        lines += [
-            f"| {{doc}}`../notebooks/{run['chapter']}` | {run['seconds']:.0f} | {run['peak_bytes'] / 1e9:.1f} |"
-            for run in record["runs"]
-        ]
-        hardware, precision = record["hardware"], record["runs"][0]["made"]["precision"]
-        threads = record["config"].get("threads", hardware["threads"])
-        count = "one thread" if threads == 1 else f"{threads} threads"
-        lines += ["", f"Measured on {record['date']} with {count} ({hardware['processor']}), one chapter at a time; "
-                      f"training in {precision}."]
-        parent = nodes.Element()
-        self.state.nested_parse(StringList(lines, "record chapters"), self.content_offset, parent)
-        return parent.children
-
-
 class ShownRecord(SphinxDirective):
     """What a record shows, as Markdown: ``{shown} MODULE RECORD [VIEW]`` calls ``MODULE.show(record, view)``."""
 
@@ -142,7 +121,6 @@ class RecordedNumber(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.add_css_file("book.css")
-    app.add_directive("chapter-costs", ChapterCosts)
     app.add_directive("shown", ShownRecord)
     app.add_role("record", RecordedNumber())
     app.add_js_file(None, body=SEARCH_FROM_DISK)
