@@ -3,12 +3,12 @@
 Question:    A published ViT-S/14 is to classify CIFAR-10 after 50 images per class. How far does it get with a
              linear map alone, with a head of zeros and one rate for everything, and with fine-tuning that begins at
              the linear map: everything, with rates that fall from layer to layer, or low-rank updates (LoRA) alone?
-Expectation: One rate from a head of zeros ends tens of points below the linear map, also at the best rate tried. The
+Expectation: One rate of 1e-4 from a head of zeros ends tens of points below the linear map after one epoch. The
              three that begin at the linear map end above it, within a few points of each other. LoRA trains less than
              one parameter in fifty, and takes about two thirds of the processor time of training everything.
 Command:     python -m experiments finetune
-Cost:        cpu: 5 runs, about 8 minutes of one core with bfloat16 instructions, counted as processor time. full: 15
-             runs (three seeds, 224 pixels, more trials) on one GPU, untried so far. It resumes when interrupted.
+Cost:        cpu: 5 runs of one epoch, rates not searched, about 2 minutes of processor time with bfloat16 instructions.
+             full: 15 runs (three seeds, 224 pixels, more trials) on one GPU, untried so far. It resumes when interrupted.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from vitlite import ViT, cost, data
 __all__ = ["DATASET", "SCALES", "LowRank", "groups", "points", "run", "show", "summarise", "with_low_rank"]
 
 DATASET = (
-    "cifar10: 50 images per class of its 45,000 training images, rates chosen on 200 validation images (full: 500), "
-    "1,000 test images (full: 10,000), enlarged to 112 pixels (full: 224), bicubic; quick: scenes"
+    "cifar10: 50 images per class of its 45,000 training images, 500 test images (full: 10,000, and rates chosen on 500 "
+    "validation images), enlarged to 112 pixels (full: 224), bicubic; quick: scenes"
 )
 WAYS = {
-    "map": "linear map, all else frozen", "one_rate": "head of zeros, one rate for everything",
+    "one_rate": "head of zeros, one rate for everything", "map": "linear map, all else frozen",
     "all": "linear map, then everything", "decay": "the same, rates falling towards the first layer",
     "lora": "linear map, then LoRA and the head",
 }
 GRID = {
     "l2": 0.1, "weight_decay": 0.05, "label_smoothing": 0.1, "batch_size": 25, "device": "cpu",
     "head": 5e-5,  # the head's rate, where it begins at the linear map
-    "rates": {"one_rate": [1e-5, 1e-4], "all": [1e-5, 3e-5], "decay": [3e-5, 1e-4], "lora": [3e-4, 1e-3]},
+    "rates": {"one_rate": [1e-4], "all": [1e-5], "decay": [3e-5], "lora": [1e-3]},  # several: chosen by trials
     "layer_decay": 0.75, "rank": 8, "trial_epochs": 1,
 }
 SCALES = {
     "quick": GRID | {"data": {"name_or_path": "scenes", "train_images": 100, "held_out": 40}, "image_size": 28,
-                     "most": 2, "validation": 10, "test": 20, "epochs": 1, "seeds": [0]},
-    "cpu": GRID | {"data": {"name_or_path": "cifar10"}, "image_size": 112, "most": 50, "validation": 200,
-                   "test": 1_000, "epochs": 3, "seeds": [0]},
+                     "most": 2, "validation": 10, "test": 20, "epochs": 1, "seeds": [0],
+                     "rates": {"one_rate": [1e-4, 1e-3], "all": [1e-5], "decay": [3e-5], "lora": [1e-3]}},
+    "cpu": GRID | {"data": {"name_or_path": "cifar10"}, "image_size": 112, "most": 50, "validation": 100,
+                   "test": 500, "epochs": 1, "seeds": [0]},
     "full": GRID | {"data": {"name_or_path": "cifar10"}, "image_size": 224, "most": 50, "validation": 500,
                     "test": 10_000, "epochs": 10, "trial_epochs": 3, "seeds": [0, 1, 2], "device": "cuda",
                     "rates": {"one_rate": [1e-6, 1e-5, 1e-4], "all": [3e-6, 1e-5, 3e-5],
@@ -56,8 +57,8 @@ SCALES = {
 
 
 def points(config: dict) -> list[dict]:
-    """Every way with the first seed, then with the next."""
-    return [{"way": way, "seed": seed} for seed in config["seeds"] for way in WAYS]
+    """Every way with the first seed, the most telling first, then with the next."""
+    return [{"way": way, "seed": seed} for seed in config["seeds"] for way in ("all", "one_rate", "lora", "decay", "map")]
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
@@ -65,7 +66,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
 
     Returns:
         The usual keys; ``trained``, how many parameters move; ``cpu_seconds``, processor time of the chosen training,
-        the linear map included where it begins there; ``search``, validation accuracy by rate.
+        the linear map included where it begins there; ``search``, validation accuracy by rate, where there are several.
     """
     way, seed = point["way"], point["seed"]
     sets = real_weights.drawn(config, seed)
@@ -84,8 +85,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
             pass
         return accuracy(model, sets.validation)
 
-    search = tuned(config["rates"][way], trial, work / f"{way}-{seed}-rates.json")
-    parts = groups(way, ready, best(search), config)
+    rates = config["rates"][way]
+    search = tuned(rates, trial, work / f"{way}-{seed}-rates.json") if len(rates) > 1 else {}
+    parts = groups(way, ready, best(search) if search else rates[0], config)
     measured = fine_tuned(ready, sets, config, parts, config["epochs"], seed)
     measured["cpu_seconds"] += began
     return measured | {"trained": sum(p.numel() for part in parts for p in part["params"]), "search": search}
@@ -95,7 +97,7 @@ def summarise(runs: list[dict]) -> dict:
     """By way: test accuracy with its interval over the seeds, parameters trained, and mean processor time."""
     return {way: interval(run["test_accuracy"] for run in those) | {
         "trained": those[0]["trained"], "cpu_seconds": sum(run["cpu_seconds"] for run in those) / len(those)}
-        for way, those in grouped(runs, "way").items()}
+        for way, those in sorted(grouped(runs, "way").items(), key=lambda each: list(WAYS).index(each[0]))}
 
 
 def show(record: dict) -> str:
