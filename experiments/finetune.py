@@ -7,8 +7,9 @@ Expectation: One rate of 1e-4 from a head of zeros ends tens of points below the
              three that begin at the linear map end above it, within a few points of each other. LoRA trains less than
              one parameter in fifty, and takes about two thirds of the processor time of training everything.
 Command:     python -m experiments finetune
-Cost:        cpu: 5 runs of one epoch, rates not searched, about 2 minutes of processor time with bfloat16 instructions.
-             full: 15 runs (three seeds, 224 pixels, more trials) on one GPU, untried so far. It resumes when interrupted.
+Cost:        cpu: 5 runs of one epoch, rates not searched, about 4 minutes of processor time with bfloat16
+             instructions. full: 15 runs (three seeds, 224 pixels, rates from trials) on one GPU, untried so far. It
+             resumes when interrupted.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from experiments import real_weights, records
 from experiments.measure import best, tuned
 from experiments.real_weights import accuracy, epochs_of, fine_tuned, two_rates, with_a_linear_map
 from experiments.statistics import grouped, interval
-from vitlite import ViT, cost, data
+from vitlite import ViT, checks, cost, data
 
 __all__ = ["DATASET", "SCALES", "LowRank", "groups", "points", "run", "show", "summarise", "with_low_rank"]
 
 DATASET = (
-    "cifar10: 50 images per class of its 45,000 training images, 500 test images (full: 10,000, and rates chosen on 500 "
-    "validation images), enlarged to 112 pixels (full: 224), bicubic; quick: scenes"
+    "cifar10: 50 images per class of its 45,000 training images, 500 test images (full: 10,000, and rates chosen on "
+    "500 validation images), enlarged to 112 pixels (full: 224), bicubic; quick: scenes"
 )
 WAYS = {
     "one_rate": "head of zeros, one rate for everything", "map": "linear map, all else frozen",
@@ -58,7 +59,8 @@ SCALES = {
 
 def points(config: dict) -> list[dict]:
     """Every way with the first seed, the most telling first, then with the next."""
-    return [{"way": way, "seed": seed} for seed in config["seeds"] for way in ("all", "one_rate", "lora", "decay", "map")]
+    ways = ("all", "one_rate", "lora", "decay", "map")
+    return [{"way": way, "seed": seed} for seed in config["seeds"] for way in ways]
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
@@ -100,8 +102,9 @@ def summarise(runs: list[dict]) -> dict:
         for way, those in sorted(grouped(runs, "way").items(), key=lambda each: list(WAYS).index(each[0]))}
 
 
-def show(record: dict) -> str:
-    """The record as chapter 9 shows it: a table of the ways, as Markdown."""
+def show(record: dict, what: str) -> str:
+    """The record as chapter 9 shows it; ``what`` is ``"ways"``: a table, as Markdown."""
+    checks.choice(["ways"], what=what)
     rows = [[WAYS[way], records.percent(row), f"{row['trained']:,}", f"{row['cpu_seconds']:.0f}"]
             for way, row in record["summary"].items()]
     return records.table(["way", "accuracy (%)", "parameters trained", "CPU seconds"], rows)

@@ -144,16 +144,18 @@ def show(record: dict, what: str) -> Figure:
         record: The record ``resolution``.
         what: ``"tables"``: accuracy at once by position table; ``"forms"``: by form of the images, also fine-tuned.
     """
-    checks.choice(["tables", "forms"], what=what)
     small, large = record["config"]["image_size"], record["config"]["larger"]
+    views = {
+        "tables": [(f"{small} px" if form == "square" else table, form, table, "at_once")
+                   for form, table in PLACES if form in ("square", "larger")],
+        "forms": [(f"{small} px,\nas fitted", "square", "same", "at_once"),
+                  (f"{small} px,\ntrained", "square", "same", "fine_tuned"),
+                  (f"{large} px,\nat once", "larger", "deit", "at_once"),
+                  (f"{large} px,\ntrained", "larger", "deit", "fine_tuned"),
+                  ("wide,\nat once", "wide", "deit", "at_once"), ("squashed,\nat once", "squashed", "same", "at_once")],
+    }
+    checks.choice(views, what=what)
     rows = {(row["form"], row["table"]): row for row in record["summary"]}
-    if what == "tables":
-        named = {f"{small} px": rows["square", "same"]} | {
-            table: rows["larger", table] for table in ("deit", "jax", "nearest", "file", "new")}
-        return plots.bars({name: 100 * row["at_once"]["mean"] for name, row in named.items()}, "test accuracy (%)",
-                          "")
-    named = {f"{small} px, trained on": rows["square", "same"]["fine_tuned"],
-             f"{large} px, at once": rows["larger", "deit"]["at_once"],
-             f"{large} px, trained on": rows["larger", "deit"]["fine_tuned"],
-             "wide, at once": rows["wide", "deit"]["at_once"], "squashed, at once": rows["squashed", "same"]["at_once"]}
-    return plots.bars({name: 100 * row["mean"] for name, row in named.items()}, "test accuracy (%)", "")
+    bars = {name: 100 * rows[form, table][when]["mean"] for name, form, table, when in views[what]
+            if when in rows.get((form, table), {})}
+    return plots.bars(bars, "test accuracy (%)", "Larger images at once, and after training on them")
