@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT / "book/tools"), str(ROOT / "book/_ext")]
 
 import build  # noqa: E402
 import execute  # noqa: E402
+import figures  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
 import vitbook  # noqa: E402
@@ -392,3 +393,20 @@ def test_an_old_address_names_a_chapter_that_is_there(tmp_path: Path) -> None:
         assert not (ROOT / old).with_suffix(".ipynb").exists()
         assert (ROOT / "notebooks" / new).with_suffix(".ipynb").is_file()
         assert f'url={new}"' in (tmp_path / old).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the first page
+
+
+def test_every_chapter_has_one_cover(tmp_path: Path) -> None:
+    figures.covers(ROOT / "notebooks", tmp_path)
+    chapters = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == chapters
+    page = (ROOT / "book/preface.md").read_text(encoding="utf-8")
+    assert [name for name in chapters if f":link: ../notebooks/{name}\n" not in page] == []
+
+
+def test_a_chapter_without_a_cover_is_named(tmp_path: Path) -> None:
+    nbformat.write(notebook_of(cells=[code_cell("1", metadata={"tags": ["cover"]})]), tmp_path / "01_none.ipynb")
+    with pytest.raises(ValueError, match=r"01_none.ipynb has 0 stored pictures .*give the tag"):
+        figures.covers(tmp_path, tmp_path / "covers")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import playground
 from execute import run_chapters
+from figures import covers
 from vendor import scripts
 from workers import workers
 
@@ -79,6 +80,7 @@ def main() -> None:
         print(f"running the chapters, {workers()} at a time", flush=True)
         if failures := run_chapters([], SOURCE / "notebooks"):
             sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
+    covers(SOURCE / "notebooks", SOURCE / "book/_static/covers")
     print("building the pages", flush=True)
     if build():
         (SITE / "index.html").unlink(missing_ok=True)  # so that no test takes these pages for the book
