@@ -20,6 +20,7 @@ WIDGETS = "application/vnd.jupyter.widget-state+json"
 EXPLORER = 'class="vitlite-explorer"'  # how an interactive figure's HTML begins
 MEGABYTE = 2**20
 LONGEST_CELL = 15  # lines
+LONGEST_LINE = 88  # characters: what a page can show
 ABSOLUTE_PATH = re.compile(r"""(?<![\w.:/])/(?:home|root|Users|tmp|work|mnt|content|opt)/|[A-Z]:\\\\Users""")
 
 
@@ -152,6 +153,14 @@ def test_its_cells_are_short(chapter: nbformat.NotebookNode) -> None:
         if not {"hide-input", "remove-input", "remove-cell"} & set(tags(cell)):
             lines = [line for line in cell.source.splitlines() if line.strip()]
             assert len(lines) <= LONGEST_CELL, f"{len(lines)} lines, not {LONGEST_CELL}:\n{cell.source}"
+
+
+def test_its_lines_fit_a_page(chapter: nbformat.NotebookNode) -> None:
+    if chapter.path.name == "09_finetuning.ipynb":
+        pytest.skip("this chapter's lines are still to be made shorter")
+    for cell in code(chapter)[1:]:
+        for line in cell.source.splitlines():
+            assert len(line) <= LONGEST_LINE, f"{len(line)} characters, not {LONGEST_LINE}:\n{line}"
 
 
 def test_it_is_small(chapter: nbformat.NotebookNode) -> None:
