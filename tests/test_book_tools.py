@@ -83,6 +83,16 @@ def test_colab_fetches_the_book_at_its_tag(repository: Path, content: Path) -> N
         assert run.stdout == "tagged True\n", run.stderr
 
 
+def test_colab_keeps_what_is_installed(repository: Path, content: Path) -> None:
+    """A package that a chapter installs may not bring another version of one that is there."""
+    more = "\nprint(subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-index', 'numpy==1.0'],"
+    more += " capture_output=True).stderr)"
+    run = run_first_cell(stamp.first_cell(repository.as_uri(), "v1") + more, content)
+    assert "conflicting dependencies" in run.stdout, run.stderr
+    held = (content / "vit-book/held.tmp").read_text(encoding="utf-8")
+    assert re.search(r"^numpy==[\d.]+$", held, re.MULTILINE)
+
+
 @pytest.mark.parametrize("half", ["vit-book", "vit-book.part"])
 def test_colab_completes_a_clone_that_was_interrupted(repository: Path, content: Path, half: str) -> None:
     (content / half / ".git").mkdir(parents=True)
