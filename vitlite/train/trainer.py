@@ -74,7 +74,7 @@ class Trainer:
         model: Any module from images ``[B, C, H, W]`` to logits ``[B, classes]``; it is trained in place.
         recipe: How to train.
         seed: One seed makes one result on one machine.
-        device: Where to train; by default CUDA if there is one, else the CPU.
+        device: Where to train; by default as ``device.default_device`` says.
         objective: What to ask of the model; classification with the recipe's label smoothing by default. If it is a
             module, its own parameters are trained too.
         val_objective: What to ask of it in validation; classification without label smoothing by default. A model that
