@@ -13,7 +13,7 @@ FLOORS = [
     {"model"},
     {"cost"},
     {"resnet"},
-    {"hybrid", "masked"},
+    {"dino", "hybrid", "mae", "masked"},
     {"weights"},
     {"train"},
     {"__main__"},
