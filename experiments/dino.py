@@ -91,8 +91,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
     known = outputs(vit, sets.train, vit.features)
     accuracy = {name: nearest(known, sets.train.labels, outputs(vit, split, vit.features), split.labels,
                               config["neighbours"]) for name, split in (("val", sets.validation), ("test", sets.test))}
+    flops = seen * cost.train_flops(vit.requires_grad_(), 32)
     return {"parameters": cost.parameters(vit), "train_images": len(sets.train), "steps": steps, "images_seen": seen,
-            "seconds": seconds, "train_flops": seen * cost.train_flops(vit.requires_grad_(), 32), "val_accuracy": accuracy["val"],
+            "seconds": seconds, "train_flops": flops, "val_accuracy": accuracy["val"],
             "test_accuracy": accuracy["test"], "attention": heads_on_masks(vit, sets.test), "curve": curve}
 
 
@@ -133,7 +134,7 @@ def _learn(model: SelfDistillation, sets: data.Splits, recipe, seed: int, device
     trainer = Trainer(model, recipe, seed=seed, device=device, objective=masked_patches, val_objective=masked_patches,
                       callbacks=[model.after, look])  # without a checkpoint: the curve is not saved with it
     history = trainer.fit(sets)
-    return model.teacher[0], curve | {"loss": history["loss"], "seconds": history["seconds"]}
+    return model.teacher["vit"], curve | {"loss": history["loss"], "seconds": history["seconds"]}
 
 
 @torch.no_grad()

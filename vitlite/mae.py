@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from vitlite import checks
+from vitlite.config import ViTConfig
 from vitlite.model import PatchEmbed, ViT
 
 __all__ = ["MaskedAutoencoder"]
@@ -16,19 +15,16 @@ __all__ = ["MaskedAutoencoder"]
 class MaskedAutoencoder(nn.Module):
     """A masked autoencoder (He et al., 2022, Sec. 3): the encoder reads few patches, a light decoder paints the others.
 
-    Hidden patches are left out of the encoder's sequence, which makes it short. The decoder, a small ViT, gets the
-    encoder's states in their positions and one learnable [mask] vector in all others. Its targets are the pixels of the
-    hidden patches, each patch normalised by its own mean and deviation. Called with images it gives the loss and the
-    share of the targets' variance that is explained, so the objective ``masked.masked_patches`` trains it as it stands.
-
-    What is kept is ``vit``: its heads are frozen, and ``vit.reset_head(classes)`` gives it a new one.
+    The decoder, a small ViT, gets the encoder's states in their positions and one [mask] vector in all others. Its
+    targets are the hidden patches' pixels, each patch normalised by its own mean and deviation. Called with images it
+    gives the loss and the share of variance explained, so the objective ``masked.masked_patches`` trains it as it
+    stands. What is kept is ``vit``; its heads are frozen.
 
     Args:
-        vit: The encoder to pre-train, in place; its own linear patch embedding, and positions that are added.
+        vit: The encoder, in place; with the linear patch embedding, and positions that are added, or none.
         mask_ratio: Share of the patches that is hidden, the same number in each image.
-        decoder_dim: Width of the decoder; its heads are as many as the encoder's.
-        decoder_depth: Blocks of the decoder.
-        normalise: Whether each target patch is normalised; otherwise the target is the image as the model gets it.
+        decoder_dim: Width of the decoder; it has as many heads as the encoder.
+        decoder_depth: Its blocks.
 
     Raises:
         ValueError: If the ratio hides no patch or all, or patches cannot be taken one by one.
@@ -40,34 +36,32 @@ class MaskedAutoencoder(nn.Module):
         (torch.Size([2, 64, 48]), tensor([48, 48]))
     """
 
-    def __init__(self, vit: ViT, *, mask_ratio: float = 0.75, decoder_dim: int = 48, decoder_depth: int = 1,
-                 normalise: bool = True) -> None:
+    def __init__(
+        self, vit: ViT, *, mask_ratio: float = 0.75, decoder_dim: int = 48, decoder_depth: int = 1
+    ) -> None:
         super().__init__()
         config = vit.config
-        if not 0 < mask_ratio < 1:
-            raise ValueError(f"mask_ratio is {mask_ratio}; expected above 0, or there is nothing to paint, and below "
-                             "1, or nothing to paint it from")
         self.seen = config.num_patches - round(mask_ratio * config.num_patches)
-        if not 0 < self.seen < config.num_patches:
+        if not (0 < mask_ratio < 1 and 0 < self.seen < config.num_patches):
             raise ValueError(f"mask_ratio is {mask_ratio}: of {config.num_patches} patches the encoder would see "
-                             f"{self.seen}; expected at least one seen and one hidden; make patches smaller")
+                             f"{self.seen}; expected a ratio between 0 and 1 that leaves at least one seen and one "
+                             "hidden; change the ratio, or make patches smaller")
         if not isinstance(vit.patch_embed, PatchEmbed):
-            raise ValueError(f"patch_embed is a {type(vit.patch_embed).__name__}, whose patches may hold pixels of "
-                             "their neighbours; expected a ViT with the linear patch embedding, or hidden pixels leak")
+            raise ValueError(f"patch_embed is a {type(vit.patch_embed).__name__}, through which hidden pixels may leak "
+                             "into patches that are seen; expected a ViT with the linear patch embedding")
         if config.position in ("relative", "rotary"):
             raise ValueError(f"position is {config.position!r}, which needs every patch in its place; expected a kind "
-                             "that is added to the tokens, such as 'learned-1d' or 'sincos-2d'")
-        self.vit, self.normalise, self.patch_size = vit, normalise, checks.pair(config.patch_size)
+                             "that is added to the tokens, such as 'learned-1d'")
+        self.vit, self.patch_size = vit, checks.pair(config.patch_size)
         pixels = config.in_channels * self.patch_size[0] * self.patch_size[1]
         self.enter = nn.Linear(config.embed_dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.empty(decoder_dim).normal_(std=0.02))
-        small = replace(config, embed_dim=decoder_dim, depth=decoder_depth, mlp_dim=2 * decoder_dim, pool="mean",
-                        class_token=False, distillation=False, registers=0, num_classes=pixels, pool_norm="before",
-                        head="linear", zero_head=False)
+        sizes = config.image_size, config.patch_size, config.in_channels, pixels, decoder_dim, decoder_depth
+        small = ViTConfig(*sizes, config.num_heads, 2 * decoder_dim, "mean", position=config.position, zero_head=False)
         self.decoder = ViT(small, patch_embed=nn.Identity())
-        for head in (vit.head, vit.distillation_head):
-            if head is not None:
-                head.requires_grad_(False)
+        for name, parameter in vit.named_parameters():
+            if "head." in name:  # to which no gradient comes
+                parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Of images ``[B, C, H, W]``: mean squared error over hidden patches, and the share of variance explained."""
@@ -77,10 +71,7 @@ class MaskedAutoencoder(nn.Module):
         return loss, 1 - loss.detach() / targets.var(correction=0)
 
     def paint(self, images: Tensor, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Every patch as the decoder paints it, ``[B, N, C·P·P]``, and which of them were hidden, bool ``[B, N]``.
-
-        ``order``, int64 ``[B, N]``, names the patches that are seen first; it is drawn at random if it is not given.
-        """
+        """Every patch as painted, ``[B, N, C·P·P]``, and which were hidden, ``[B, N]``: the last of an ``order``."""
         if order is None:
             order = torch.rand(len(images), self.vit.config.num_patches, device=images.device).argsort(dim=1)
         seen = order[:, : self.seen]
@@ -100,9 +91,7 @@ class MaskedAutoencoder(nn.Module):
         return self.vit.norm(z)
 
     def targets(self, images: Tensor) -> Tensor:
-        """What is to be painted, ``[B, N, C·P·P]``: pixels of each patch, with mean 0 and variance 1 if normalised."""
+        """What is to be painted, ``[B, N, C·P·P]``: the pixels of each patch, with mean 0 and variance 1."""
         pixels = nn.functional.unfold(images.float(), self.patch_size, stride=self.patch_size).transpose(1, 2)
-        if not self.normalise:
-            return pixels
         variance, mean = torch.var_mean(pixels, dim=2, keepdim=True)
         return (pixels - mean) / (variance + 1e-6).sqrt()
