@@ -100,8 +100,8 @@ def answers(network: nn.ModuleDict, images: Tensor) -> Tensor:
     for block in vit.blocks:
         z, _ = block(z)
     z = vit.norm(z)
-    y = network["head"](z[:, 0] if config.pool == "token" else z[:, config.prefix_tokens :].mean(dim=1)).float()
-    return F.linear(F.normalize(y, dim=1), F.normalize(network["heads"].weight, dim=1)).float()
+    y = network["head"](z[:, 0] if config.pool == "token" else z[:, config.prefix_tokens :].mean(dim=1))
+    return F.linear(F.normalize(y, dim=1), F.normalize(network["heads"].weight, dim=1)).to(images.dtype)
 
 
 def crops(images: Tensor, size: int, area: tuple[float, float]) -> Tensor:

@@ -79,7 +79,7 @@ class MaskedAutoencoder(nn.Module):
         hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, seen, False)
         canvas = self.mask_token.to(states.dtype).expand(*order.shape, -1)  # [B, N, d]
         canvas = canvas.scatter(1, seen[:, :, None].expand_as(states), states)
-        return self.decoder.head(self.decoder.encode(canvas)).float(), hidden
+        return self.decoder.head(self.decoder.encode(canvas)), hidden
 
     def encode(self, images: Tensor, seen: Tensor) -> Tensor:
         """The encoder's states of images' prefix tokens and of the patches ``[B, K]`` alone: ``[B, prefix + K, D]``."""
@@ -92,6 +92,6 @@ class MaskedAutoencoder(nn.Module):
 
     def targets(self, images: Tensor) -> Tensor:
         """What is to be painted, ``[B, N, C·P·P]``: the pixels of each patch, with mean 0 and variance 1."""
-        pixels = nn.functional.unfold(images.float(), self.patch_size, stride=self.patch_size).transpose(1, 2)
+        pixels = nn.functional.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2)
         variance, mean = torch.var_mean(pixels, dim=2, keepdim=True)
         return (pixels - mean) / (variance + 1e-6).sqrt()
