@@ -22,7 +22,7 @@ def test_the_card_tells_the_grid():
     assert mae.SCALES["cpu"]["pretraining_steps"] >= 6_000
 
 
-@pytest.mark.parametrize("scale", mae.SCALES)
+@pytest.mark.parametrize("scale", ["cpu", "full"])
 def test_the_encoder_hides_three_quarters_and_its_step_is_cheaper(scale):
     config = mae.SCALES[scale]
     assert config["mae"]["mask_ratio"] == 0.75
@@ -31,9 +31,8 @@ def test_the_encoder_hides_three_quarters_and_its_step_is_cheaper(scale):
 
 
 def test_all_ways_have_the_same_compute(record):
-    for share in record["config"]["steps"]:
-        spent = [told[share]["train_flops"] for told in record["summary"].values()]
-        assert max(spent) < 1.1 * min(spent)
+    spent = [told["1.0"]["train_flops"] for told in record["summary"].values()]
+    assert max(spent) < 1.05 * min(spent)
     steps = {name: told["pretrained"] and told["pretrained"]["steps"] for name, told in record["summary"].items()}
     assert steps["none"] is None
     assert steps["mae"] > steps["masked"] > 1
