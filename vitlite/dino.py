@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitlite import checks, position
 from vitlite.model import ViT
 
-__all__ = ["SelfDistillation", "crops", "follow"]
+__all__ = ["SelfDistillation"]
 
 
 class SelfDistillation(nn.Module):

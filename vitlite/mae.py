@@ -36,9 +36,7 @@ class MaskedAutoencoder(nn.Module):
         (torch.Size([2, 64, 48]), tensor([48, 48]))
     """
 
-    def __init__(
-        self, vit: ViT, *, mask_ratio: float = 0.75, decoder_dim: int = 48, decoder_depth: int = 1
-    ) -> None:
+    def __init__(self, vit: ViT, *, mask_ratio: float = 0.75, decoder_dim: int = 48, decoder_depth: int = 1) -> None:
         super().__init__()
         config = vit.config
         self.seen = config.num_patches - round(mask_ratio * config.num_patches)
