@@ -16,7 +16,7 @@ __all__ = ["COLOURS", "WORDS", "caption", "captions", "numbers"]
 COLOURS = {"red": 0.035, "orange": 0.105, "yellow": 0.19, "green": 0.42, "turquoise": 0.52, "blue": 0.70,
            "purple": 0.83, "pink": 0.95}
 GREY = 0.2  # a ground of less saturation has no hue to speak of
-WORDS = ("a", "on", "ground", "grey", *COLOURS, *scenes.CLASSES)
+WORDS = ("a", "an", "on", "ground", "grey", *COLOURS, *scenes.CLASSES)
 
 
 def caption(thing: str, colour: str, ground: str) -> str:
@@ -26,7 +26,8 @@ def caption(thing: str, colour: str, ground: str) -> str:
         >>> caption("fish", "yellow", "pink")
         'a yellow fish on a pink ground'
     """
-    return f"a {colour} {thing} on a {ground} ground"
+    first, second = ("an" if colour == "orange" else "a" for colour in (colour, ground))
+    return f"{first} {colour} {thing} on {second} {ground} ground"
 
 
 def captions(indices: Sequence[int], seed: int = 0) -> list[str]:
@@ -52,7 +53,7 @@ def numbers(sentences: Sequence[str]) -> Tensor:
 
     Example:
         >>> numbers(["a red fish on a pink ground"])
-        tensor([[ 0,  4, 12,  1,  0, 11,  2]])
+        tensor([[ 0,  5, 13,  2,  0, 12,  3]])
     """
     split = [sentence.split() for sentence in sentences]
     if unknown := {word for words in split for word in words} - set(WORDS):

@@ -31,8 +31,9 @@ def test_one_caption_for_all_is_refused():
 
 
 def test_words_it_does_not_know_and_ragged_sentences_are_refused():
-    with pytest.raises(ValueError, match="'zebra' is no word that this model knows; expected words among a, on,"):
+    with pytest.raises(ValueError, match="'zebra' is no word that this model knows; expected words among a, an, on,"):
         numbers(["a red zebra on a pink ground"])
     with pytest.raises(ValueError, match="different numbers of words"):
         numbers(["a fish", "a red fish"])
     assert len(COLOURS) == 8
+    assert caption("cat", "orange", "orange") == "an orange cat on an orange ground"
