@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -21,18 +20,47 @@ from tiny import RECIPE, dropping, same, splits
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"), pytest.mark.filterwarnings("ignore")]
 
 
-def killed(call, seconds):
-    """Run a call in a process of its own and kill it after a while; whether it was still running."""
+def counted(call):
+    """How many functions a call enters: its length on any machine, fast or slow."""
+    entered = 0
+
+    def count(frame, event, argument):
+        nonlocal entered
+        entered += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
+def killed(call, entering, rest):
+    """Run a call in a process of its own, dead ``rest`` seconds after it enters that many functions; whether it did.
+
+    The alarm ends a process as SIGKILL does, between any two instructions and with no word of Python. It is the child
+    that sets it, so whether it comes before the end depends on no other process and on no clock but these ``rest``.
+    """
     child = os.fork()
     if child == 0:
+        left = entering
+
+        def count(frame, event, argument):
+            nonlocal left
+            left -= event in ("call", "c_call")
+            if left == 0:
+                sys.setprofile(None)
+                signal.setitimer(signal.ITIMER_REAL, rest)
+
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            sys.setprofile(count)
             call()
         finally:
             os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
+    return os.waitpid(child, 0)[1] == signal.SIGALRM
 
 
 def test_a_training_that_is_killed_goes_on_to_the_same_weights(tmp_path, often):
@@ -44,13 +72,12 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(tmp_path, often):
         weights.save(net, folder / "model.safetensors")
 
     run(tmp_path / "warm")  # the first one also loads what the later ones find loaded
-    began = time.perf_counter()
-    run(tmp_path / "whole")
-    took = time.perf_counter() - began
+    length = counted(lambda: run(tmp_path / "whole"))
     whole, draw, hits = weights.load(tmp_path / "whole" / "model.safetensors"), random.Random(0), 0
     folder, kills = tmp_path / "first", often(3, 35)
-    for number in range(2 * kills):
-        hits += killed(lambda folder=folder: run(folder), draw.uniform(0.1, 0.9) * took)
+    for number in range(2 * kills):  # one that ends unhurt is followed by one from the start, which cannot
+        entering = int(draw.uniform(0.1, 0.9) * length)
+        hits += killed(lambda folder=folder: run(folder), entering, draw.uniform(1e-6, 5e-4))
         if (folder / "model.safetensors").exists():
             assert same(weights.load(folder / "model.safetensors"), whole)
             folder = tmp_path / str(number)
@@ -65,7 +92,6 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(tmp_path, often):
 def test_an_experiment_that_is_killed_goes_on_to_the_same_record(tmp_path, often, monkeypatch):
     def one(point, config, place):
         torch.manual_seed(point["seed"])
-        time.sleep(0.02)
         return {"val_accuracy": torch.rand(()).item(), "history": {}}
 
     experiment = types.ModuleType("try")
@@ -79,13 +105,12 @@ def test_an_experiment_that_is_killed_goes_on_to_the_same_record(tmp_path, often
     def run(place):
         return runner.run("try", "quick", folder=place / "records", work=place / "work")
 
-    began = time.perf_counter()
-    run(tmp_path / "whole")
-    took, draw, hits = time.perf_counter() - began, random.Random(0), 0
+    run(tmp_path / "warm")
+    length, draw, hits = counted(lambda: run(tmp_path / "whole")), random.Random(0), 0
     wanted = [each["val_accuracy"] for each in records.read("try", tmp_path / "whole" / "records")["runs"]]
     place, kills = tmp_path / "first", often(2, 15)
-    for number in range(3 * kills):
-        hits += killed(lambda place=place: run(place), draw.uniform(0.1, 0.9) * took)
+    for number in range(2 * kills):
+        hits += killed(lambda place=place: run(place), int(draw.uniform(0.1, 0.9) * length), draw.uniform(1e-6, 5e-4))
         if records.names(place / "records"):
             assert [each["val_accuracy"] for each in records.read("try", place / "records")["runs"]] == wanted
             place = tmp_path / str(number)
