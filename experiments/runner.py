@@ -35,7 +35,7 @@ from types import ModuleType
 import torch
 
 from experiments import records
-from vitlite.files import try_writing, written_whole
+from vitlite.files import decoding, try_writing, written_whole
 from vitlite.train.device import autocast_dtype
 
 __all__ = ["card", "find", "names", "run"]
@@ -190,12 +190,10 @@ def _finish(
 
 def _noted(finished: Path) -> list[dict]:
     """The runs that a file says are made."""
-    try:
+    with decoding(finished, "damaged", "remove it, and its runs are made again"):
         made = json.loads(finished.read_text(encoding="utf-8")) if finished.exists() else []
         if not isinstance(made, list) or not all(isinstance(run, dict) and "point" in run for run in made):
             raise ValueError("expected a list of runs, each with its point")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{finished} is damaged ({error}); remove it, and its runs are made again") from error
     return made
 
 

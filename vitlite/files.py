@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a file's tensors hash to."""
+"""Files that appear whole or not at all, one word for whatever a decoder throws, and what tensors hash to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "written_whole"]
+__all__ = ["decoding", "digest", "written_whole"]
 
 
 @contextmanager
@@ -100,6 +100,27 @@ def _alive(process: int) -> bool:
     except PermissionError:  # another user's
         pass
     return True
+
+
+@contextmanager
+def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
+    """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do.
+
+    Example:
+        >>> with decoding("a.txt", "no number", "write one"):
+        ...     float("one")
+        Traceback (most recent call last):
+        ValueError: a.txt is no number (could not convert string to float: 'one'); write one
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the system's own: no right to read, a disk that fails
+            raise
+        raise ValueError(f"{path} is {problem} ({error}); {advice}") from error
+    except Exception as error:  # every parser has classes of its own, and damage leads anywhere
+        cause = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"{path} is {problem} ({cause}); {advice}") from error
 
 
 def digest(tensors: Mapping[str, Tensor], more: str = "") -> str:

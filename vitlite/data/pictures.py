@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vitlite.files import decoding
+
 __all__ = ["SUFFIXES", "read"]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow opens others too, some by other programs
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
             ".webp"}
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+ADVICE = "replace it, save it again as an 8-bit PNG or JPEG (a smaller one, if it was too large), or take it out"
 BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF: bits of a sample; 0 where the largest value is black
 
 
@@ -37,31 +40,22 @@ def read(file: str | Path) -> np.ndarray:
         [0, 128, 255]
     """
     data = content(file)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is merely odd about a file
+    with decoding(file, "no image that can be read", ADVICE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is merely odd about a file
+        try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.verify()  # a PNG holds check sums, which reading its pixels passes over
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _to_rgb(image)
-    except Exception as error:  # a decoder may throw anything
-        reason, remedy = str(error) or type(error).__name__, "save it again as an 8-bit PNG or JPEG"
-        if isinstance(error, UnidentifiedImageError):  # its words name a buffer of ours
-            reason = f"what it holds is none of {', '.join(FORMATS)}, or damaged"
-        elif isinstance(error, Image.DecompressionBombError):
-            reason, remedy = f"it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels", "make it smaller"
-        raise ValueError(f"{file} cannot be read as an image ({reason}): replace it, {remedy}, or take it out"
-                         ) from error
+        except UnidentifiedImageError as error:  # its words name a buffer of ours
+            raise ValueError(f"what it holds is none of {', '.join(FORMATS)}, or damaged") from error
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _to_rgb(image)
 
 
 def content(file: str | Path) -> bytes:
     """The bytes of a regular file; a pipe, say, would keep its reader waiting."""
-    try:
-        if not Path(file).is_file():
-            raise ValueError("it is no regular file")
-        return Path(file).read_bytes()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}): replace it, or take it out") from error
+    if not Path(file).is_file():
+        raise ValueError(f"{file} is no image that can be read (it is no regular file); {ADVICE}")
+    return Path(file).read_bytes()
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitlite.data.datasets import Split, Splits
-from vitlite.files import digest, try_writing
+from vitlite.files import decoding, digest, try_writing
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train import distributed, objectives, recipes
 from vitlite.train.average import Average
@@ -397,10 +397,8 @@ class Trainer:
         """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
         self.run = self._identity(data) if self.checkpoint else {}
         if self.checkpoint and (saved := checkpoints.load(self.checkpoint, self.run)):
-            try:
+            with decoding(self.checkpoint, "a damaged checkpoint", checkpoints.ADVICE):
                 self._restore(*saved)
-            except Exception as error:  # a damaged file makes many kinds
-                raise checkpoints.damaged(self.checkpoint, str(error)) from error
         distributed.agree(self.step, self.device)
 
     def _restore(self, parts: dict[str, dict[str, Tensor]], metadata: dict) -> None:
