@@ -16,7 +16,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-__all__ = ["decoding", "digest", "written_whole"]
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+__all__ = ["decoding", "digest", "held", "written_whole"]
 
 
 @contextmanager
@@ -79,6 +84,42 @@ def _part_of(target: Path, path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # what went wrong before is what to hear of
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: str | Path) -> Iterator[None]:
+    """Be the only run that writes a file, for as long as the block lasts; a killed one no longer holds it.
+
+    Where the system knows no such locks, nothing is held.
+
+    Raises:
+        RuntimeError: If another run holds it, in this process or another one.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run"
+        >>> with held(path), held(path):  # doctest: +ELLIPSIS
+        ...     pass
+        Traceback (most recent call last):
+        RuntimeError: ...run is in use by another run: wait for its end, or give this one another path
+    """
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{target.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            file = stack.enter_context(open(lock, "ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+            except BlockingIOError:
+                free = False
+            except OSError:  # a file system without locks
+                free = True
+            if not free:
+                raise RuntimeError(f"{path} is in use by another run: wait for its end, or give this one another path")
+            stack.callback(lock.unlink, missing_ok=True)  # before it is let go: the next one makes its own
+        yield
 
 
 def sweep(path: str | Path) -> None:

@@ -98,6 +98,18 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_first_step(tm
         trained(checkpoint=tmp_path / place, callbacks=[untouched])
 
 
+def test_two_runs_at_once_do_not_write_one_checkpoint_and_the_advice_works(tmp_path):
+    def another(trainer, moment):
+        if (trainer.step, moment) == (2, "step"):
+            with pytest.raises(RuntimeError, match="run is in use by another run: wait for its end, or give this one"):
+                trained(checkpoint=tmp_path / "run", callbacks=[untouched])
+            trained(checkpoint=tmp_path / "other")
+
+    trained(checkpoint=tmp_path / "run", callbacks=[another])
+    trained(checkpoint=tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
+
+
 @pytest.mark.parametrize("classes", [1, 4, 1000])
 @pytest.mark.parametrize("objective", [None, objectives.distil(model())])
 def test_a_head_for_another_number_of_classes_is_refused_and_the_advice_works(classes, objective):
