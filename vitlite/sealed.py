@@ -43,6 +43,7 @@ def write(path: str | Path, key: str, description: dict, tensors: Mapping[str, T
 
     Example:
         >>> import tempfile
+        >>> from vitlite.sealed import opened, tensors
         >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
         >>> write(path, "note", {"step": 7}, {"weight": torch.ones(2)})
         >>> with opened(path, "note", "a note", "write it again") as (file, description):
