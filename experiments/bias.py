@@ -157,7 +157,7 @@ class Reordered(nn.Module):
 def build(family: str, config: dict, seed: int, order: str = "image") -> nn.Module:
     """A new model of the family; with an order other than ``"image"``, one that sees permuted images."""
     if family == UNPLACED:
-        family, config = "vit", config | {"vit": config["vit"] | {"position": "none"}}
+        family, config = "vit", families.unplaced(config)
     model = families.build(family, config, seed)
     if order == "image":
         return model

@@ -115,7 +115,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def build(network: str, config: dict, seed: int) -> torch.nn.Module:
     """A new network; ``"vit without positions"`` is the ViT without its table of positions."""
     if network == "vit without positions":
-        config, network = config | {"vit": config["vit"] | {"position": "none"}}, "vit"
+        config, network = families.unplaced(config), "vit"
     return families.build(network, config, seed)
 
 

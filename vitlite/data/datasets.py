@@ -31,7 +31,7 @@ from torchvision.transforms.functional import center_crop, resize
 
 from vitlite.checks import Size, pair
 from vitlite.data import augment, pictures, scenes
-from vitlite.files import try_writing, written_whole
+from vitlite.files import decoding, try_writing, written_whole
 
 __all__ = ["Split", "Splits", "fitted", "load", "load_all"]
 
@@ -349,19 +349,15 @@ def _channels_first(images: np.ndarray) -> Tensor:
 def _read_npz(path: Path, remedy: str) -> dict[str, np.ndarray]:
     """Read and check the five arrays. Nothing is ever unpickled."""
     names = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-    wanted = "an .npz file with the arrays " + ", ".join(names)
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            there = file.files
-            arrays = {name: file[name] for name in names if name in there}
-    except Exception as error:  # whatever a damaged archive makes of zipfile, zlib and numpy
-        if "allow_pickle" in str(error) and "array" in str(error):
-            raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
-                             "save classes as an array of str, images as uint8") from error
-        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; {remedy}") from error
+    wanted = "which needs the arrays " + ", ".join(names)
+    with (
+        decoding(path, f"no whole .npz of plain arrays, with classes as str and images as uint8, {wanted}", remedy),
+        open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file,
+    ):
+        there = file.files
+        arrays = {name: file[name] for name in names if name in there}
     if missing := [name for name in names if name not in arrays]:
-        raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(there) or 'none'}. Expected "
-                         f"{wanted}")
+        raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(there) or 'none'}")
     _check_arrays(path, arrays)
     return arrays
 
