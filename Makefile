@@ -12,7 +12,7 @@ CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
 WORKERS = $$("$(BIN)/python" book/tools/workers.py)
 
-.PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint pdf wheel benchmark clean
+.PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint audit pdf wheel benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -78,6 +78,11 @@ pdf: $(SITE) ## print the whole book into one file, _build/book.pdf, through the
 
 wheel: $(INSTALLED) ## build vitlite as a wheel into dist/, and try it in an empty environment
 	@"$(BIN)/python" book/tools/wheel.py
+
+audit: ## look every pinned package up in the public lists of known vulnerabilities; one that cannot be is an error
+	@"$(PYTHON)" -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install -qq --disable-pip-version-check "pip_audit==2.10.1"
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 benchmark: $(INSTALLED) ## time the library beside four others; about 14 minutes on two idle cores, writes data/records
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt

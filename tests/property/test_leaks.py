@@ -32,7 +32,7 @@ def memory() -> float:
 
 
 def test_memory_stays_flat_over_the_steps_of_a_training(often):
-    steps, held = often(300, 1000), {}
+    steps, held = often(150, 1000), {}
 
     def look(trainer, moment):
         if moment == "step" and trainer.step % 50 == 0:
@@ -65,7 +65,7 @@ def hooks(net: torch.nn.Module) -> int:
 
 
 def test_memory_stays_flat_over_analyses(often):
-    net, images, held, count = model(), torch.rand(4, 3, 8, 8), [], often(30, 200)
+    net, images, held, count = model(), torch.rand(4, 3, 8, 8), [], often(24, 200)
     for _ in range(count):
         look_inside(net, images)
         held += [memory()] if len(held) in (count // 3, count - 1) else [0.0]
