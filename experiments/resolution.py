@@ -29,6 +29,7 @@ from experiments.families import SMALL
 from experiments.measure import images_seen, loaded, trained
 from experiments.statistics import grouped, interval, paired
 from vitlite import ViT, ViTConfig, checks, cost, plots, weights
+from vitlite.files import held
 from vitlite.position import CONVENTIONS
 from vitlite.train import Recipe, evaluate
 
@@ -186,11 +187,12 @@ def _pretrained(name: str, seed: int, config: dict, work: Path) -> tuple[ViT, di
     size, path = config["sizes"][0], work / f"pretrained-{name}-seed{seed}.safetensors"
     sets = loaded(name, train_images=config["train_images"], image_size=size)
     recipe = _recipe("pretrain", config["pretrain_steps"], config)
-    if not path.exists():
-        torch.manual_seed(seed)
-        model = ViT(ViTConfig(image_size=size, **config["vit"]))
-        trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=path.with_suffix(".run"))
-        weights.save(model, path, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
+    with held(path, wait=True):  # several runs at a time need it
+        if not path.exists():
+            torch.manual_seed(seed)
+            model = ViT(ViTConfig(image_size=size, **config["vit"]))
+            trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=path.with_suffix(".run"))
+            weights.save(model, path, classes=sets.train.classes, mean=sets.train.mean, std=sets.train.std)
     model = weights.load(path, device=config["device"])
     seen = images_seen(recipe, sets.train)
     return model, {

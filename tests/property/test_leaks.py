@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from alone import alone
 from PIL import Image
 
 from vitlite import ViT, ViTConfig, analysis, data, explore, plots, weights
@@ -31,6 +32,7 @@ def memory() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@alone
 def test_memory_stays_flat_over_the_steps_of_a_training(often):
     steps, held = often(150, 1000), {}
 
@@ -64,6 +66,7 @@ def hooks(net: torch.nn.Module) -> int:
                (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks))
 
 
+@alone
 def test_memory_stays_flat_over_analyses(often):
     net, images, held, count = model(), torch.rand(4, 3, 8, 8), [], often(24, 200)
     for _ in range(count):
