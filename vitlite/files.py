@@ -116,7 +116,7 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
-            except BlockingIOError:
+            except (BlockingIOError, FileNotFoundError):  # the second: it was removed between two looks
                 free = False
             except OSError:  # a file system without locks
                 free = True

@@ -344,6 +344,11 @@ class ViT(nn.Module):
         self.distillation_head = Head(self.config).to(self.norm.weight) if self.config.distillation else None
         return self
 
+    def freeze_heads(self) -> None:
+        """Promise no gradient to the heads, for a training in which they take no part: processes would wait for it."""
+        for head in filter(None, (self.head, self.distillation_head)):
+            head.requires_grad_(False)
+
     # ---- details
 
     def _check_patches(self, patches: Tensor) -> None:
