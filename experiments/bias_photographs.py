@@ -187,24 +187,15 @@ def show(record: dict, what: str) -> str | Figure:
 
     Args:
         record: The record ``bias_photographs``.
-        what: ``"opening"``: question, expectation and scale, ``"table"``: a row for each family, ``"differences"``: a
-            row for each beside the ViT, all as Markdown. ``"consistency"``, ``"shuffle"`` and ``"cover"``: figures of
-            answers kept under a shift, and of accuracy with shuffled and with covered patches.
+        what: ``"table"``: a row for each family, as Markdown. ``"shuffle"``: a figure of accuracy with shuffled
+            patches.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"opening": _opening, "table": _table, "differences": _differences, "consistency": _consistency,
-             "shuffle": _shuffle, "cover": _cover}
+    views = {"table": _table, "shuffle": _shuffle}
     checks.choice(views, what=what)
     return views[what](record)
-
-
-def _opening(record: dict) -> str:
-    config, run = record["config"], record["runs"][0]
-    return records.opening(record, f"{run['train_images']:,} training images, {config['steps']:,} steps of "
-                                   f"{config['recipe']['batch_size']}, so all see each image "
-                                   f"{run['images_seen'] / run['train_images']:.1f} times; {bias.rates(config)}")
 
 
 def _table(record: dict) -> str:
@@ -213,26 +204,10 @@ def _table(record: dict) -> str:
     return records.table(["network", *SHOWN.values()], rows)
 
 
-def _differences(record: dict) -> str:
-    by_family, above = record["summary"]["families"], record["summary"]["above_vit"]
-    rows = [[f"{name} − ViT", *(records.percent(above[family][what], "+") for what in SHOWN)]
-            for family, name in NAMES.items() if family in above]
-    dents = (f"{name} {records.percent(by_family[family]['whole_patch'], '+')}" for family, name in NAMES.items())
-    return (records.table(["difference", *SHOWN.values()], rows)
-            + "\n\nAnswers kept at a shift of 4 pixels, less those kept at 2 (points): " + ", ".join(dents))
-
-
 def _banded(record: dict, disturbance: str, measure: str) -> dict[str, tuple]:
     """Curves by the family's name: the mean over the seeds, the lowest seed and the highest."""
     return {name: (x, values.mean(0), values.amin(0), values.amax(0))
             for name, (x, values) in bias.curves(record["runs"], disturbance, measure).items()}
-
-
-def _consistency(record: dict) -> Figure:
-    figure = plots.lines(_banded(record, "shift", "consistency"), "shift of the window (pixels)",
-                         "images that keep their answer (%)", "On photographs too, the ViT notices the cuts")
-    figure.axes[0].set_xticks(record["config"]["shifts"])
-    return figure
 
 
 def _shuffle(record: dict) -> Figure:
@@ -244,8 +219,3 @@ def _shuffle(record: dict) -> Figure:
         shuffled[name] = ([record["config"]["vit"]["image_size"], *tiles], *joined)
     return plots.lines(shuffled, "side of the shuffled tiles (pixels; 24 is the whole image)", "test accuracy (%)",
                        "Shuffling its patches takes next to nothing from the ViT", logx=True)
-
-
-def _cover(record: dict) -> Figure:
-    return plots.lines(_banded(record, "cover", "accuracy"), "share of the patches that is covered",
-                       "test accuracy (%)", "With most patches covered, the ResNet has lost its lead")

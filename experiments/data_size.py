@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from experiments import records
 from experiments.families import SMALL, build
 from experiments.measure import best, bracketed, trained, tried, tuned, unmasked, usual_recipe
-from experiments.statistics import grouped, interval, paired
+from experiments.statistics import curve, grouped, interval, paired
 from vitlite import checks, cost, data, plots
 
 __all__ = ["DATASET", "SCALES", "points", "run", "search", "show", "steps", "summarise"]
@@ -196,32 +196,12 @@ def show(record: dict, what: str) -> Figure | str:
 
     Args:
         record: The record ``data_size``.
-        what: ``"accuracy"``, ``"training_and_test"``, ``"steps_and_epochs"``, ``"scenes"``, ``"vit_over_resnet"`` and
-            ``"by_rate"``: figures. ``"rates"``, ``"leads_equal_steps"``, ``"leads_equal_epochs"``,
-            ``"leads_on_scenes"``, ``"hybrid"`` and ``"beside_the_paper"``: tables, as Markdown. ``"gains"``,
-            ``"gains_on_scenes"``, ``"losses_equal_epochs"`` and ``"one_rate"``: lines of text.
+        what: ``"accuracy"`` and ``"training_and_test"``: figures. ``"rates"``: a table, as Markdown.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {
-        "accuracy": _accuracy,
-        "rates": _rates,
-        "leads_equal_steps": partial(_leads, name="cifar10", length="steps"),
-        "leads_equal_epochs": partial(_leads, name="cifar10", length="epochs"),
-        "leads_on_scenes": partial(_leads, name="scenes", length="steps"),
-        "gains": _gains,
-        "gains_on_scenes": _gains_on_scenes,
-        "losses_equal_epochs": _losses,
-        "training_and_test": _training,
-        "steps_and_epochs": _epochs,
-        "scenes": _scenes,
-        "vit_over_resnet": _distance,
-        "hybrid": _hybrid,
-        "by_rate": _by_rate,
-        "one_rate": _one_rate,
-        "beside_the_paper": _beside_the_paper,
-    }
+    views = {"accuracy": _accuracy, "training_and_test": _training, "rates": _rates}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -245,34 +225,17 @@ def _belongs(run: dict, name: str, length: str, runs: list[dict]) -> bool:
 NAMES = {"resnet": "ResNet", "vit": "ViT", "hybrid": "hybrid"}
 SETS = {"cifar10": "CIFAR-10", "scenes": "scenes"}
 
-_points = partial(records.percent, sign="+")  # a difference in points, and its interval
-
-
-def _curve(record: dict, name: str, length: str, family: str, key: str = "test_accuracy") -> tuple:
-    """Per cent over the number of images: (x, y), or (x, y, low, high) where every point has several seeds."""
-    places = record["summary"].get(name, {}).get(length, {})
-    values = {int(size): by[family][key] for size, by in places.items() if family in by and by[family][key]}
-    sizes = sorted(values)
-    ends = ("mean",) if any(values[size]["low"] is None for size in sizes) else ("mean", "low", "high")
-    return (sizes, *([100 * values[size][end] for size in sizes] for end in ends))
-
-
-def _curves(
-    record: dict, name: str, *lengths: str, families: Iterable[str] = ("resnet", "vit"), label: str = "{family}"
-) -> dict[str, tuple]:
-    """One curve per length and family, without those that have no point."""
-    curves = {label.format(family=NAMES[family], length=f"equal {length}"): _curve(record, name, length, family)
-              for length in lengths for family in families}
-    return {label: parts for label, parts in curves.items() if parts[0]}
-
 
 def _accuracy(record: dict) -> Figure:
-    return plots.lines(_curves(record, "cifar10", "steps", families=NAMES), "training images", "test accuracy (%)",
-                       f"In {record['config']['steps']} steps, more images help the ResNet more", logx=True)
+    places = record["summary"]["cifar10"]["steps"]
+    curves = {name: curve({int(size): by[family]["test_accuracy"] for size, by in places.items() if family in by})
+              for family, name in NAMES.items()}
+    return plots.lines(curves, "training images", "test accuracy (%)",
+                       f"Photographs: in {record['config']['steps']:,} steps the ResNet needs fewer images", logx=True)
 
 
 def _rates(record: dict) -> str:
-    trials = _trials(record)
+    trials = {(run["data"], run["tuned_at"], run["family"]): run["search"] for run in record["runs"]}
     rates, rows = sorted({rate for tries in trials.values() for rate in tries}, key=float), []
     for (name, size, family), accuracies in sorted(trials.items()):
         chosen = str(best(accuracies))
@@ -281,156 +244,15 @@ def _rates(record: dict) -> str:
     return records.table(["set", "images", "family", *(f"rate {rate}" for rate in rates)], rows, left=3)
 
 
-def _trials(record: dict) -> dict[tuple[str, int, str], dict[str, float]]:
-    """Validation accuracy by rate, of each set, tuned size and family."""
-    return {(run["data"], run["tuned_at"], run["family"]): run["search"] for run in record["runs"]}
-
-
-def _leader(over: dict) -> str:
-    """Whose lead the interval of (ViT - ResNet) carries."""
-    if over["low"] is None:
-        return "nobody (one seed)"
-    return "ViT" if over["low"] > 0 else "ResNet" if over["high"] < 0 else "neither"
-
-
-def _leads(record: dict, name: str, length: str) -> str:
-    rows = []
-    for size, by in record["summary"].get(name, {}).get(length, {}).items():
-        if by.get("vit", {}).get("over_resnet"):
-            both = [f"{100 * by[family]['test_accuracy']['mean']:.1f}" for family in ("vit", "resnet")]
-            over = by["vit"]["over_resnet"]
-            rows.append([f"{int(size):,}", f"{by['vit']['epochs']:.1f}", *both, _points(over), _leader(over)])
-    return records.table(["images", "epochs", "ViT (%)", "ResNet (%)", "ViT − ResNet (points)", "lead carried"], rows,
-                         left=0)
-
-
-def _by_place(record: dict) -> dict[tuple, list[dict]]:
-    return grouped(record["runs"], "data", "length", "train_images", "family")
-
-
-def _distances(runs: dict[tuple, list[dict]], *place: object) -> list[dict]:
-    """How far the ViT lies above the ResNet at a place, seed by seed."""
-    resnets = {run["seed"]: run["test_accuracy"] for run in runs.get((*place, "resnet"), [])}
-    return [{"seed": run["seed"], "distance": run["test_accuracy"] - resnets[run["seed"]]}
-            for run in runs.get((*place, "vit"), []) if run["seed"] in resnets]
-
-
-def _gains(record: dict) -> str:
-    runs, lines = _by_place(record), []
-    for small, large in ((500, 2_500), (2_500, 45_000), (500, 45_000)):
-        before, after = (("cifar10", "steps", size) for size in (small, large))
-        for family in ("vit", "resnet"):
-            gain = _points(paired(runs[*after, family], runs[*before, family]))
-            lines.append(f"from {small:>5,} to {large:>6,} photographs the {NAMES[family]:6} gains {gain} points")
-        moved = paired(_distances(runs, *after), _distances(runs, *before), "distance")
-        lines.append(f"{'':32} and ViT − ResNet moves by {_points(moved)}")
-    return "\n".join(lines)
-
-
-def _gains_on_scenes(record: dict) -> str:
-    runs, lines = _by_place(record), []
-    for small, large in ((1_000, 10_000), (10_000, 100_000), (1_000, 100_000)):
-        gain = paired(*(runs["scenes", "steps", size, "vit"] for size in (large, small)))
-        lines.append(f"from {small:>6,} to {large:>7,} scenes the ViT gains {_points(gain)} points")
-    return "\n".join(lines)
-
-
-def _losses(record: dict) -> str:
-    runs, lines = _by_place(record), []
-    for size in sorted({size for name, length, size, _ in runs if (name, length) == ("cifar10", "epochs")}):
-        short, long = ("cifar10", "epochs", size), ("cifar10", "steps", size)
-        for family in ("vit", "resnet"):
-            change = _points(paired(runs[*short, family], runs[*long, family]))
-            lines.append(f"{size:>5,} images: {runs[*short, family][0]['steps']:>3} steps instead of "
-                         f"{record['config']['steps']} change the {NAMES[family]:6} by {change} points")
-        moved = paired(_distances(runs, *short), _distances(runs, *long), "distance")
-        lines.append(f"{'':13} and ViT − ResNet by {_points(moved)}")
-    return "\n".join(lines)
-
-
 def _training(record: dict) -> Figure:
-    runs, sizes = _by_place(record), _curve(record, "cifar10", "steps", "vit")[0]
+    runs = grouped((run for run in record["runs"] if (run["data"], run["length"]) == ("cifar10", "steps")),
+                   "family", "train_images")
+    sizes = sorted({size for family, size in runs if family == "vit"})
 
     def means(key: str, family: str) -> list[float]:
-        return [100 * statistics.mean(run[key] for run in runs["cifar10", "steps", size, family]) for size in sizes]
+        return [100 * statistics.mean(run[key] for run in runs[family, size]) for size in sizes]
 
     both = {f"{NAMES[family]}, {split} images": (sizes, means(key, family)) for family in ("resnet", "vit")
             for split, key in (("training", "train_accuracy"), ("test", "test_accuracy"))}
     return plots.lines(both, "training images", "accuracy (%)",
                        "Where both curves of a network meet, images are not missing", logx=True)
-
-
-def _epochs(record: dict) -> Figure:
-    curves = _curves(record, "cifar10", "steps", "epochs", label="{family}, {length}")
-    return plots.lines(curves, "training images", "test accuracy (%)", "With equal epochs the curves are steeper",
-                       logx=True)
-
-
-def _scenes(record: dict) -> Figure:
-    return plots.lines(_curves(record, "scenes", "steps"), "training images", "test accuracy (%)",
-                       "On scenes the ResNet has nothing left to learn", logx=True)
-
-
-def _distance(record: dict) -> Figure:
-    curves = {f"{SETS[name]}, equal {length}": _curve(record, name, length, "vit", "over_resnet")
-              for name, length in (("cifar10", "steps"), ("scenes", "steps"), ("cifar10", "epochs"))}
-    leaders = [_leader(by["vit"]["over_resnet"]) for lengths in record["summary"].values()
-               for places in lengths.values() for by in places.values() if by.get("vit", {}).get("over_resnet")]
-    figure = plots.lines({label: parts for label, parts in curves.items() if parts[0]}, "training images",
-                         "ViT − ResNet (percentage points)",
-                         "The ViT leads " + ("somewhere" if "ViT" in leaders else "nowhere"), logx=True)
-    figure.axes[0].axhline(0, color="0.4", linewidth=1, linestyle="-", marker="")
-    figure.axes[0].set_ylim(top=3)
-    return figure
-
-
-def _hybrid(record: dict) -> str:
-    runs, rows = _by_place(record), []
-    for size, by in record["summary"]["cifar10"]["steps"].items():
-        if "hybrid" in by:
-            here = {family: runs["cifar10", "steps", int(size), family] for family in ("vit", "hybrid", "resnet")}
-            rows.append([f"{int(size):,}", *(f"{100 * by[family]['test_accuracy']['mean']:.1f}" for family in here),
-                         *(_points(paired(here["hybrid"], here[other])) for other in ("vit", "resnet"))])
-    return records.table(["images", "ViT (%)", "hybrid (%)", "ResNet (%)", "hybrid − ViT (points)",
-                          "hybrid − ResNet (points)"], rows, left=0)
-
-
-def _larger_trials(record: dict) -> dict[tuple[str, str], dict[str, float]]:
-    """Validation accuracy by rate at the larger of the two tuned sizes, of each set and family."""
-    return {(name, family): by for (name, _, family), by in sorted(_trials(record).items())}
-
-
-def _by_rate(record: dict) -> Figure:
-    curves = {}
-    for name in SETS:
-        for family in ("resnet", "vit"):
-            tries = sorted((float(rate), 100 * share) for rate, share in _larger_trials(record)[name, family].items())
-            curves[f"{NAMES[family]}, {SETS[name]}"] = tuple(zip(*tries, strict=True))
-    return plots.lines(curves, "learning rate", "validation accuracy (%)", "The lead depends on the rate", logx=True)
-
-
-def _one_rate(record: dict) -> str:
-    trials, lines = _larger_trials(record), []
-    for name in SETS:
-        vit, resnet = (trials[name, family] for family in ("vit", "resnet"))
-        over = [f"{100 * (vit[rate] - resnet[rate]):+.1f} points at {rate}"
-                for rate in sorted(vit.keys() & resnet.keys(), key=float)]
-        lines.append(f"{SETS[name]:9} ViT − ResNet: {', '.join(over)}")
-    return "\n".join(lines)
-
-
-def _beside_the_paper(record: dict) -> str:
-    runs = record["runs"]
-    sizes, seen = [run["train_images"] for run in runs], max(run["images_seen"] for run in runs)
-    leaders = [_leader(by["vit"]["over_resnet"]) for name in SETS for by in record["summary"][name]["steps"].values()
-               if by.get("vit", {}).get("over_resnet")]
-    counted = [f"{who} at {leaders.count(who)} of {len(leaders)} sizes" for who in dict.fromkeys([*leaders, "ViT"])]
-    parameters = next(run["parameters"] for run in runs if run["family"] == "vit")
-    return ("| | the paper, Sec. 4.3 (Fig. 4) | this record |\n|---|---|---|\n"
-            f"| images | 9 to 300 million | {min(sizes):,} to {max(sizes):,} |\n"
-            f"| network | ViT-B has 86 million parameters (Table 1) | {parameters / 1e6:.2f} million |\n"
-            "| measured | few-shot accuracy after pre-training | test accuracy on the same task |\n"
-            "| who leads | ResNets at 9M, ViTs from 90M on | carried by its interval, at equal steps: "
-            f"{'; '.join(counted)} |\n\n"
-            f"The paper's smallest subset is {9e6 / max(sizes):.0f} times our largest, and {9e6 / seen:.0f} times "
-            "as many images as any of our runs has looked at in all.")

@@ -10,7 +10,7 @@ from torch import nn
 from vitlite import ViT, ViTConfig, checks, cost, resnet
 from vitlite.hybrid import ResNetStem
 
-__all__ = ["FAMILIES", "NAMES", "SMALL", "build", "hybrid", "mlp", "vit"]
+__all__ = ["FAMILIES", "NAMES", "SMALL", "build", "hybrid", "mlp", "unplaced", "vit"]
 
 # As tables and figures name them, in their order.
 NAMES = {"resnet": "ResNet", "hybrid": "hybrid", "vit": "ViT", "mlp": "fully connected"}
@@ -22,6 +22,11 @@ SMALL = {"patch_size": 4, "num_classes": 10, "embed_dim": 96, "depth": 6, "num_h
 def vit(config: dict) -> ViT:
     """The ViT that the others are matched to, by the fields of ``ViTConfig`` under ``config["vit"]``."""
     return ViT(ViTConfig(**config["vit"]))
+
+
+def unplaced(config: dict) -> dict:
+    """The same configuration with a ViT that has no table of positions."""
+    return config | {"vit": config["vit"] | {"position": "none"}}
 
 
 def hybrid(config: dict) -> ViT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -11,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from vitlite import cost, data
-from vitlite.files import written_whole
+from vitlite.files import decoding, written_whole
 from vitlite.train import Trainer, evaluate
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train.callbacks import Callback
@@ -55,13 +56,24 @@ def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -
         trial: Validation accuracy after a short training at a rate; see ``tried``.
         path: Where the answers are noted.
     """
-    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    noted = _noted(path)
     for rate in rates:
         if str(rate) not in noted:
             noted[str(rate)] = _tried(trial, rate)
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(noted), encoding="utf-8")
     return {str(rate): noted[str(rate)] for rate in rates}
+
+
+def _noted(path: Path) -> dict[str, float]:
+    """The answers that a file has, none if there is no file."""
+    if not path.exists():
+        return {}
+    with decoding(path, "damaged as a note of what trials gave", "remove it, and they are made again"):
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(noted, dict) or not all(float(rate) > 0 and math.isfinite(noted[rate]) for rate in noted):
+            raise ValueError("expected an accuracy for each learning rate")
+    return noted
 
 
 def _tried(trial: Callable[[float], float], rate: float) -> float:
@@ -82,7 +94,7 @@ def bracketed(rates: Sequence[float], trial: Callable[[float], float], path: Pat
         trial: Validation accuracy after a short training at a rate.
         path: Where the answers are noted.
     """
-    rates = sorted({*rates, *(map(float, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ())})
+    rates = sorted({*rates, *map(float, _noted(path))})
     while True:
         answers = tuned(rates, trial, path)
         chosen = best(answers)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from vitlite.files import written_whole
+from vitlite.files import decoding, written_whole
 
 __all__ = ["FOLDER", "check", "names", "opening", "percent", "percent_between", "provenance", "read", "refuse_weaker",
            "table", "write"]
@@ -58,11 +58,8 @@ def read(name: str, folder: Path = FOLDER) -> dict:
         near = difflib.get_close_matches(name, names(folder)) or names(folder) or ["none yet"]
         maker = "make benchmark" if name.startswith("benchmark_") else f"python -m experiments {name}"
         raise FileNotFoundError(f"there is no record {name!r}; near it: {', '.join(near)}. `{maker}` makes it")
-    try:
+    with decoding(f"record {path.name}", "not JSON", "make it again with --force, or restore it from git"):
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"record {path.name} is not JSON ({error}); make it again with --force, or restore it from git"
-                         ) from error
     check(record, path.name)
     if record["name"] != name:
         raise ValueError(f"record {path.name} has the name {record['name']!r}; rename the file, or make it again")

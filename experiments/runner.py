@@ -35,7 +35,7 @@ from types import ModuleType
 import torch
 
 from experiments import records
-from vitlite.files import try_writing, written_whole
+from vitlite.files import decoding, held, try_writing, written_whole
 from vitlite.train.device import autocast_dtype
 
 __all__ = ["card", "find", "names", "run"]
@@ -44,7 +44,8 @@ WORK = records.ROOT / "data" / "runs"
 GRACE = 60  # seconds to save a run in
 
 # What stands beside the experiments and is none.
-TOOLS = {"__main__", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics", "timing"}
+TOOLS = {"__main__", "captions", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics",
+         "timing"}
 
 
 def names() -> list[str]:
@@ -105,6 +106,7 @@ def run(
         ValueError: If there is no such experiment, it does not run at that scale, it has no seeds to choose, or no run
             was made.
         FileExistsError: If a record of a larger scale, or of other settings, stands there and ``force`` is not given.
+        RuntimeError: If another call is making the same runs.
     """
     experiment = find(name)
     if scale not in experiment.SCALES:
@@ -121,19 +123,20 @@ def run(
         command += f" --seeds {' '.join(map(str, seeds))}"
     for path in (folder / f"{name}.json", place / "finished.json"):
         try_writing(path)  # before hours of work count on it
-    if force:
-        shutil.rmtree(place, ignore_errors=True)
-    there = [] if force else _recorded(name, scale, config, folder)
-    if there and "seeds" in config:
-        config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there)})}
-    runs = _finish(experiment, config, seeds, place, there, jobs, 60 * minutes)
-    if not runs:
-        raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
-    record = {"name": name, "question": entries["question"], "expectation": entries["expectation"], "command": command,
-              "scale": scale, "config": config, "dataset": experiment.DATASET,
-              "runs": runs, "summary": experiment.summarise(runs),
-              **records.provenance(config.get("device", "cpu"))}
-    return records.write(record, force=force, folder=folder)
+    with held(place):  # two at once would lose each other's runs
+        if force:
+            shutil.rmtree(place, ignore_errors=True)
+        there = [] if force else _recorded(name, scale, config, folder)
+        if there and "seeds" in config:
+            config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there)})}
+        runs = _finish(experiment, config, seeds, place, there, jobs, 60 * minutes)
+        if not runs:
+            raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
+        record = {"name": name, "question": entries["question"], "expectation": entries["expectation"],
+                  "command": command, "scale": scale, "config": config, "dataset": experiment.DATASET,
+                  "runs": runs, "summary": experiment.summarise(runs),
+                  **records.provenance(config.get("device", "cpu"))}
+        return records.write(record, force=force, folder=folder)
 
 
 def _recorded(name: str, scale: str, config: dict, folder: Path) -> list[dict]:
@@ -190,12 +193,10 @@ def _finish(
 
 def _noted(finished: Path) -> list[dict]:
     """The runs that a file says are made."""
-    try:
+    with decoding(finished, "damaged", "remove it, and its runs are made again"):
         made = json.loads(finished.read_text(encoding="utf-8")) if finished.exists() else []
         if not isinstance(made, list) or not all(isinstance(run, dict) and "point" in run for run in made):
             raise ValueError("expected a list of runs, each with its point")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{finished} is damaged ({error}); remove it, and its runs are made again") from error
     return made
 
 

@@ -20,15 +20,16 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments import families
+from experiments import families, records
 from experiments.measure import best, bracketed, trained, tried, usual_recipe
-from experiments.statistics import grouped, interval
-from vitlite import ViT
+from experiments.statistics import curve, grouped, interval
+from vitlite import ViT, checks, plots
 from vitlite.data import Split, Splits
 
-__all__ = ["DATASET", "SCALES", "VARIANTS", "draw", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "VARIANTS", "draw", "points", "run", "show", "summarise"]
 
 DATASET = (
     "generated: 16×16 px, a grey ground and two tiles of 4×4 px of random texture on a grid of 4×4 cells; in half of "
@@ -114,7 +115,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
 def build(network: str, config: dict, seed: int) -> torch.nn.Module:
     """A new network; ``"vit without positions"`` is the ViT without its table of positions."""
     if network == "vit without positions":
-        config, network = config | {"vit": config["vit"] | {"position": "none"}}, "vit"
+        config, network = families.unplaced(config), "vit"
     return families.build(network, config, seed)
 
 
@@ -214,3 +215,71 @@ def summarise(runs: list[dict]) -> dict:
         by_optimizer = summary.setdefault(variant, {}).setdefault(network, {})
         by_optimizer.setdefault(optimizer, {})[str(images)] = interval(run["test_accuracy"] for run in same)
     return summary
+
+
+# ---- what chapter 7 shows
+
+NAMES = {"vit": "ViT", "vit without positions": "ViT without positions", "hybrid": "hybrid", "resnet": "ResNet"}
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+
+
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 7 shows it.
+
+    Args:
+        record: The record ``same_or_different``.
+        what: ``"accuracy"``: a figure over the number of training images, and ``"rates"``: one over the learning rate,
+            with 1,000 images or the next lower number. ``"sizes"`` and ``"variants"``: tables of the plain question and
+            of the others, as Markdown.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    views = {"accuracy": _accuracy, "rates": _by_rate, "sizes": _sizes, "variants": _variants}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _plain(record: dict) -> dict[str, dict[int, dict]]:
+    """Test accuracy with Muon on the plain question, by network and number of images, from few to many."""
+    plain = record["summary"]["plain"]
+    return {network: {int(size): plain[network]["muon"][size] for size in sorted(plain[network]["muon"], key=int)}
+            for network in NAMES if network in plain}
+
+
+def _accuracy(record: dict) -> Figure:
+    curves = {NAMES[network]: curve(rows) for network, rows in _plain(record).items()}
+    return plots.lines(curves, "training images", "test accuracy (%)",
+                       "Same or different? The ViT needs fewer images", logx=True)
+
+
+def _by_rate(record: dict) -> Figure:
+    size = min(record["config"]["tuned_at"])
+    runs = grouped((run for run in record["runs"] if run["tuned_at"] == size), "network", "optimizer")
+    curves = {}
+    for (network, optimizer), same in runs.items():
+        if network in NETWORKS[:2]:
+            tries = sorted((float(rate), 100 * share) for rate, share in same[0]["search"].items())
+            curves[f"{NAMES[network]}, {OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
+    figure = plots.lines(curves, "learning rate", "validation accuracy (%)",
+                         "With 1,000 images one rate of seven suits the ResNet", logx=True)
+    figure.axes[0].get_legend().remove()
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _sizes(record: dict) -> str:
+    plain = _plain(record)
+    sizes = sorted({size for rows in plain.values() for size in rows})
+    return records.table(["test accuracy (%), by training images", *(f"{size:,}" for size in sizes)],
+                         [[NAMES[network], *(records.percent(rows[size]) if size in rows else "–" for size in sizes)]
+                          for network, rows in plain.items()])
+
+
+def _variants(record: dict) -> str:
+    size, rows = str(record["config"]["variant_images"]), []
+    for variant, asked in VARIANTS.items():
+        by = record["summary"].get(variant, {})
+        if by:
+            rows.append([asked, *(records.percent(by[network]["muon"][size]) for network in NETWORKS[:2])])
+    return records.table(["what is asked", *(f"{NAMES[network]} (%)" for network in NETWORKS[:2])], rows)

@@ -213,17 +213,29 @@ def show(record: dict, what: str) -> Figure | str:
 
     Args:
         record: The record ``scaling``.
-        what: ``"accuracy"`` and ``"one_knob"``: figures over the FLOPs of training, of the families and of the base
-            scaled one way alone. ``"sizes"`` and ``"shapes"``: the same in tables, as Markdown. ``"frontier"``: lines
-            of text.
+        what: ``"opening"``: question, expectation and scale, as Markdown. ``"accuracy"`` and ``"one_knob"``: figures
+            over the FLOPs of training, of the families and of the base scaled one way alone. ``"sizes"`` and
+            ``"shapes"``: the same in tables, as Markdown. ``"frontier"``: lines of text.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"accuracy": _accuracy, "sizes": _sizes, "frontier": _frontier, "one_knob": _alone_by_cost,
-             "shapes": _shapes}
+    views = {"opening": _opening, "accuracy": _accuracy, "sizes": _sizes, "frontier": _frontier,
+             "one_knob": _alone_by_cost, "shapes": _shapes}
     checks.choice(views, what=what)
     return views[what](record)
+
+
+def _opening(record: dict) -> str:
+    config, first = record["config"], record["runs"][0]
+    passes = first["images_seen"] / first["train_images"]
+    rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
+    side = config["vit"]["image_size"]
+    return records.opening(record, f"{first['train_images']:,} training images of {side} pixels, "
+                                   f"{first['steps']:,} steps of {config['recipe']['batch_size']}, so each image "
+                                   f"{passes:.1f} times; for each size the learning rate is the best of {rates} on "
+                                   f"validation after {config['search_steps']} steps, with one seed; the test images "
+                                   "were read once, at the end")
 
 
 def frontier(networks: list[dict]) -> list[dict]:

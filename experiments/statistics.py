@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy import stats
 
-__all__ = ["grouped", "interval", "paired"]
+__all__ = ["curve", "grouped", "interval", "paired"]
 
 
 def grouped(runs: Iterable[dict], *keys: str) -> dict[Any, list[dict]]:
@@ -53,6 +53,19 @@ def interval(values: Iterable[float]) -> dict:
         return {"mean": mean, "low": None, "high": None, "seeds": 1}
     half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+def curve(rows: dict[float, dict]) -> tuple:
+    """Intervals of shares over a number, as ``plots.lines`` draws them: x, per cent, and where all have several seeds
+    the ends of the band.
+
+    Example:
+        >>> curve({500: {"mean": 0.5, "low": None, "high": None}, 100: {"mean": 0.25, "low": None, "high": None}})
+        ([100, 500], [25.0, 50.0])
+    """
+    rows = dict(sorted(rows.items()))
+    ends = ("mean",) if any(row["low"] is None for row in rows.values()) else ("mean", "low", "high")
+    return (list(rows), *([100 * row[end] for row in rows.values()] for end in ends))
 
 
 def paired(runs: Iterable[dict], others: Iterable[dict], key: str = "test_accuracy") -> dict | None:

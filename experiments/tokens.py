@@ -140,15 +140,23 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``tokens``.
-        what: ``"poolings"`` and ``"patch_sizes"``: tables, as Markdown. ``"rates"`` and ``"finer_patches"``: lines of
-            text on what the choice of the rate, and of the patch, is worth.
+        what: ``"opening"``: question, expectation and scale, ``"poolings"`` and ``"patch_sizes"``: tables, all as
+            Markdown. ``"rates"`` and ``"finer_patches"``: lines of text on what the choice of the rate, and of the
+            patch, is worth.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"poolings": _pools, "rates": _rates, "patch_sizes": _patch_sizes, "finer_patches": _finer}
+    views = {"opening": _opening, "poolings": _pools, "rates": _rates, "patch_sizes": _patch_sizes,
+             "finer_patches": _finer}
     checks.choice(views, what=what)
     return views[what](record)
+
+
+def _opening(record: dict) -> str:
+    config, first = record["config"], record["runs"][0]
+    return records.opening(record, f"{first['train_images']:,} training images of {config['model']['image_size']} "
+                                   f"pixels, {first['steps']:,} steps of {config['recipe']['batch_size']}")
 
 
 def _best(runs_by_rate: dict[float, list[dict]]) -> float:

@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT / "book/tools"), str(ROOT / "book/_ext")]
 
 import build  # noqa: E402
 import execute  # noqa: E402
+import figures  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
 import vitbook  # noqa: E402
@@ -35,65 +36,161 @@ WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Path:
-    """Settings that name a repository on this machine, with a library in it, and a tag."""
+def repository(tmp_path: Path) -> Path:
+    """A repository on this machine, with a library in it, and a tag that is not its newest commit."""
     repository = tmp_path / "repository"
     (repository / "notebooks").mkdir(parents=True)
     (repository / "notebooks/here.txt").write_text("")
-    (repository / "vitlite").mkdir()
-    (repository / "vitlite/__init__.py").write_text("ORIGIN = 'cloned'")
+    commit(repository, "tagged")
+    subprocess.run(["git", "-C", str(repository), "tag", "v1"], check=True)
+    commit(repository, "newest")
+    return repository
+
+
+def commit(repository: Path, origin: str, package: str = "vitlite") -> None:
+    """Commit a package that says where it comes from."""
+    (repository / package).mkdir(parents=True, exist_ok=True)
+    (repository / package / "__init__.py").write_text(f"ORIGIN = {origin!r}")
     git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", "v1"]):
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", origin]):
         subprocess.run([*git, *command], check=True)
-    path = tmp_path / "_config.yml"
-    path.write_text(f"repository:\n  url: {repository.as_uri()}\n  branch: v1\n")
-    return path
 
 
-def run_first_cell(cell: str, folder: Path, colab: bool, more: str = "") -> subprocess.CompletedProcess:
-    """Run the cell in a folder, as a Python that has no vitlite installed."""
+@pytest.fixture
+def content(tmp_path: Path) -> Path:
+    """The empty folder that a notebook is opened in."""
+    folder = tmp_path / "content"
+    folder.mkdir()
+    return folder
+
+
+WHERE = "import vitlite; print(vitlite.ORIGIN, Path('here.txt').exists())"
+
+
+def run_first_cell(cell: str, folder: Path, *, colab: bool = True, environment: dict[str, str] | None = None,
+                   answer: str | None = None) -> subprocess.CompletedProcess:
+    """Run the cell in a folder, as a Python that has no vitlite installed, and say which one it found."""
     hide = "import sys, types\nsys.meta_path = [x for x in sys.meta_path if 'editable' not in repr(x)]\n"
     hide += f"sys.path = [x for x in sys.path if x not in ('', {str(ROOT)!r})]\n"
     pretend = "sys.modules['google.colab'] = types.ModuleType('google.colab')\n" if colab else ""
-    program = f"{hide}{pretend}{cell}\n{more}"
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    program = f"{hide}{pretend}{cell}\n{WHERE}"
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True,
+                          input=answer, env={**os.environ, "VITLITE_REPOSITORY": "", **(environment or {})})
 
 
-def test_colab_fetches_the_book_at_its_tag(settings: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "content"
-    folder.mkdir()
-    where = "import vitlite; print(vitlite.ORIGIN, Path('here.txt').exists())"
+def test_colab_fetches_the_book_at_its_tag(repository: Path, content: Path) -> None:
     for _ in range(2):  # a runtime that was restarted finds the clone in place
-        run = run_first_cell(stamp.first_cell(settings), folder, colab=True, more=where)
-        assert run.stdout == "cloned True\n", run.stderr
+        run = run_first_cell(stamp.first_cell(repository.as_uri(), "v1"), content)
+        assert run.stdout == "tagged True\n", run.stderr
+
+
+def test_colab_keeps_what_is_installed(repository: Path, content: Path) -> None:
+    """A package that a chapter installs may not bring another version of one that is there."""
+    more = "\nprint(subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-index', 'numpy==1.0'],"
+    more += " capture_output=True).stderr)"
+    run = run_first_cell(stamp.first_cell(repository.as_uri(), "v1") + more, content)
+    assert "conflicting dependencies" in run.stdout, run.stderr
+    held = (content / "vit-book/held.tmp").read_text(encoding="utf-8")
+    assert re.search(r"^numpy==[\d.]+$", held, re.MULTILINE)
 
 
 @pytest.mark.parametrize("half", ["vit-book", "vit-book.part"])
-def test_colab_completes_a_clone_that_was_interrupted(settings: Path, tmp_path: Path, half: str) -> None:
-    (tmp_path / "content" / half / ".git").mkdir(parents=True)
-    where = "import vitlite; print(vitlite.ORIGIN, Path('here.txt').exists())"
-    run = run_first_cell(stamp.first_cell(settings), tmp_path / "content", colab=True, more=where)
-    assert run.stdout == "cloned True\n", run.stderr
-    assert [path.name for path in (tmp_path / "content").iterdir()] == ["vit-book"]
+def test_colab_completes_a_clone_that_was_interrupted(repository: Path, content: Path, half: str) -> None:
+    (content / half / ".git").mkdir(parents=True)
+    run = run_first_cell(stamp.first_cell(repository.as_uri(), "v1"), content)
+    assert run.stdout == "tagged True\n", run.stderr
+    assert [path.name for path in content.iterdir()] == ["vit-book"]
 
 
-def test_colab_without_an_address_says_so(tmp_path: Path, settings: Path) -> None:
+def test_colab_takes_the_address_from_the_environment(repository: Path, content: Path) -> None:
+    run = run_first_cell(stamp.first_cell(), content, environment={"VITLITE_REPOSITORY": repository.as_uri()})
+    assert run.stdout == "newest True\n", run.stderr
+
+
+def test_colab_asks_once_for_an_address_and_says_what_to_paste(repository: Path, content: Path) -> None:
+    run = run_first_cell(stamp.first_cell(), content, answer=f" {repository.as_uri()}\n")
+    assert run.stdout.startswith("Where is the book? Paste the https address of its repository"), run.stderr
+    assert run.stdout.endswith("newest True\n")
+    assert run.stdout.count("Where is the book?") == 1
+
+
+def test_colab_asks_where_the_address_that_is_stamped_is_gone(repository: Path, content: Path) -> None:
+    gone = repository.with_name("gone").as_uri()
+    run = run_first_cell(stamp.first_cell(gone, "v1"), content, answer=f"{repository.as_uri()}\n")
+    assert f"{gone} cannot be fetched" in run.stdout
+    assert run.stdout.endswith("newest True\n"), run.stderr
+
+
+@pytest.mark.parametrize("prefix", ["", "vit-book-main/"])
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_colab_takes_an_archive_that_was_uploaded(repository: Path, content: Path, form: str, prefix: str) -> None:
+    words = ["git", "-C", str(repository), "archive", f"--prefix={prefix}", "-o", str(content / f"book.{form}"), "v1"]
+    subprocess.run(words, check=True)
+    (content / f"another.{form}").write_bytes((content / f"book.{form}").read_bytes()[:100])  # an upload under way
+    shutil.make_archive(str(content / "photographs"), "zip", repository / "notebooks")
+    run = run_first_cell(stamp.first_cell(), content)
+    assert run.stdout.startswith(f"another.{form} cannot be read"), run.stderr
+    assert run.stdout.endswith("tagged True\n")
+    assert "Where" not in run.stdout
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    ("\n", "the book is not here yet: run this cell again"),
+    ("file:///nowhere\n", "the book is not here yet: run this cell again"),
+    ("ANOTHER\n", "what was fetched is not the book, for it has no folder vitlite"),
+])
+def test_colab_without_the_book_says_what_to_do(tmp_path: Path, content: Path, answer: str, message: str) -> None:
+    another = tmp_path / "another"
+    commit(another, "another", "tool")
+    run = run_first_cell(stamp.first_cell(), content, answer=answer.replace("ANOTHER", another.as_uri()))
+    assert f"RuntimeError: {message}" in run.stderr
+
+
+@pytest.mark.parametrize("colab", [False, True])
+def test_the_library_beside_the_notebook_is_found(repository: Path, colab: bool) -> None:
+    run = run_first_cell(stamp.first_cell(), repository / "notebooks", colab=colab)
+    assert run.stdout == "newest True\n", run.stderr
+
+
+@pytest.mark.parametrize(("address", "public"), [
+    ("https://code.example.org/reader/vit-book.git", "https://code.example.org/reader/vit-book.git"),
+    ("https://reader:secret@code.example.org:8443/vit-book", "https://code.example.org:8443/vit-book"),
+    ("git@code.example.org:reader/vit-book.git", "https://code.example.org/reader/vit-book.git"),
+    ("ssh://git@code.example.org:2222/reader/vit-book.git", "https://code.example.org/reader/vit-book.git"),
+    ("/home/reader/vit-book", ""), ("../vit-book", ""), ("C:/vit-book", ""), ("file:///home/reader/vit-book", ""),
+    ('https://code.example.org/a"; import os', ""), ("", ""),
+])
+def test_the_address_of_the_origin_is_stamped_if_others_can_use_it(tmp_path: Path, address: str, public: str) -> None:
+    commit(tmp_path, "any")
+    git = ["git", "-C", str(tmp_path)]
+    if address:
+        subprocess.run([*git, "remote", "add", "origin", address], check=True)
+        subprocess.run([*git, "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk"], check=True)
+    assert stamp.origin(tmp_path) == (public, "trunk" if public else "")
+
+
+def test_what_the_settings_name_goes_before_all_else(tmp_path: Path) -> None:
+    settings = tmp_path / "_config.yml"
+    settings.write_text("repository: {url: 'https://code.example.org/book', branch: v2}")
+    assert stamp.named(settings) == ("https://code.example.org/book", "v2")
     settings.write_text("repository: {url: '', branch: ''}")
-    run = run_first_cell(stamp.first_cell(settings), tmp_path, colab=True)
-    assert "RuntimeError: this copy names no address" in run.stderr
+    assert stamp.origin(tmp_path) == ("", "")
 
 
-def test_elsewhere_the_library_beside_the_notebook_is_found(settings: Path, tmp_path: Path) -> None:
-    where = "import vitlite; print(vitlite.ORIGIN)"
-    folder = tmp_path / "repository/notebooks"
-    run = run_first_cell(stamp.first_cell(settings), folder, colab=False, more=where)
-    assert run.stdout == "cloned\n", run.stderr
+def test_a_fork_that_stamped_its_own_address_is_stamped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a fork had to change the settings too before its tests are green."""
+    monkeypatch.setattr(stamp, "named", lambda: ("", ""))
+    notebook = notebook_of(cells=[code_cell("1 + 1")])
+    stamp.stamp(notebook, ("https://code.example.org/fork", "main"))
+    assert stamp.is_stamped(notebook)
+    assert not stamp.is_stamped(notebook, ("https://code.example.org/other", "main"))
+    assert stamp.stamped(notebook) == ("https://code.example.org/fork", "main")
 
 
 def test_stamping_does_not_depend_on_the_locale_and_names_a_damaged_chapter(tmp_path: Path) -> None:
     chapters = tmp_path / "notebooks"
     chapters.mkdir()
-    first = code_cell(stamp.first_cell(), metadata={"tags": [stamp.TAG]})
+    first = code_cell(stamp.first_cell(*stamp.known()), metadata={"tags": [stamp.TAG]})
     notebook = notebook_of(cells=[first, code_cell("'Größe 책'")])
     execute.write(execute.tidy(notebook), chapters / "a.ipynb")
     before = (chapters / "a.ipynb").read_bytes()
@@ -140,8 +237,8 @@ def test_every_text_file_is_opened_with_its_encoding() -> None:
 def test_stamping_puts_the_cell_first_once() -> None:
     notebook = notebook_of(cells=[code_cell("1 + 1")])
     assert not stamp.is_stamped(notebook)
-    stamp.stamp(notebook)
-    stamp.stamp(notebook)
+    for _ in range(2):
+        stamp.stamp(notebook, stamp.known())
     assert stamp.is_stamped(notebook)
     assert [cell.source for cell in notebook.cells[1:]] == ["1 + 1"]
 
@@ -168,11 +265,13 @@ def clone(folder: Path) -> Path:
 def test_every_command_works_where_a_path_has_spaces(tmp_path: Path, place: str) -> None:
     folder = clone(tmp_path / place)
     commands = {line.split(":")[0] for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if ": ## " in line
-                or "$(INSTALLED) ## " in line or "$(SITE) ## " in line} - {"help", "install", "clean", "test"}
+                or "$(INSTALLED) ## " in line or "$(SITE) ## " in line}
+    commands -= {"help", "install", "clean", "test", "audit"}  # an audit fetches its tool
     assert {"book", "execute", "lab", "lint", "stamp", "test-unit", "test-pages", "benchmark"} <= commands
     for command in sorted(commands):
         (folder / "calls.txt").unlink(missing_ok=True)
-        run = subprocess.run(["make", command], cwd=folder, capture_output=True, encoding="utf-8")
+        run = subprocess.run(["make", command, f"PYTHON={folder}/.venv/bin/python"], cwd=folder, capture_output=True,
+                             encoding="utf-8")
         assert run.returncode == 0, f"{command}: {run.stderr}"
         assert (folder / "calls.txt").read_text("utf-8").startswith(f"{folder}/.venv/bin/"), command
 
@@ -392,3 +491,20 @@ def test_an_old_address_names_a_chapter_that_is_there(tmp_path: Path) -> None:
         assert not (ROOT / old).with_suffix(".ipynb").exists()
         assert (ROOT / "notebooks" / new).with_suffix(".ipynb").is_file()
         assert f'url={new}"' in (tmp_path / old).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the first page
+
+
+def test_every_chapter_has_one_cover(tmp_path: Path) -> None:
+    figures.covers(ROOT / "notebooks", tmp_path)
+    chapters = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == chapters
+    page = (ROOT / "book/preface.md").read_text(encoding="utf-8")
+    assert [name for name in chapters if f":link: ../notebooks/{name}\n" not in page] == []
+
+
+def test_a_chapter_without_a_cover_is_named(tmp_path: Path) -> None:
+    nbformat.write(notebook_of(cells=[code_cell("1", metadata={"tags": ["cover"]})]), tmp_path / "01_none.ipynb")
+    with pytest.raises(ValueError, match=r"01_none.ipynb has 0 stored pictures .*give the tag"):
+        figures.covers(tmp_path, tmp_path / "covers")

@@ -13,13 +13,13 @@ FLOORS = [
     {"model"},
     {"cost"},
     {"resnet"},
-    {"hybrid", "masked"},
+    {"dino", "hybrid", "mae", "masked"},
     {"weights"},
     {"train"},
     {"__main__"},
 ]
 # What the experiments share. Everything else in their room is an experiment or a part of one, which may use another.
-SHARED = {"disturb", "families", "measure", "real", "records", "runner", "scale", "statistics", "timing"}
+SHARED = {"captions", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics", "timing"}
 
 
 def graph(package: Path) -> dict[str, set[str]]:

@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book/tools"))
 
 from execute import tidy  # noqa: E402
-from stamp import first_cell, is_stamped  # noqa: E402
+from stamp import is_stamped  # noqa: E402
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 EXPLORER = 'class="vitlite-explorer"'  # how an interactive figure's HTML begins
 MEGABYTE = 2**20
 LONGEST_CELL = 15  # lines
+LONGEST_LINE = 88  # characters: what a page can show
 ABSOLUTE_PATH = re.compile(r"""(?<![\w.:/])/(?:home|root|Users|tmp|work|mnt|content|opt)/|[A-Z]:\\\\Users""")
 
 
@@ -58,7 +59,7 @@ def test_the_name_is_a_number_and_a_word(chapter: nbformat.NotebookNode) -> None
 
 
 def test_the_first_cell_is_the_stamped_one(chapter: nbformat.NotebookNode) -> None:
-    assert is_stamped(chapter), f"run `make stamp`: the first cell of {chapter.path.name} should be\n{first_cell()}"
+    assert is_stamped(chapter), f"run `make stamp`: the first cell of {chapter.path.name} is another"
 
 
 def test_the_parts_are_there(chapter: nbformat.NotebookNode) -> None:
@@ -152,6 +153,14 @@ def test_its_cells_are_short(chapter: nbformat.NotebookNode) -> None:
         if not {"hide-input", "remove-input", "remove-cell"} & set(tags(cell)):
             lines = [line for line in cell.source.splitlines() if line.strip()]
             assert len(lines) <= LONGEST_CELL, f"{len(lines)} lines, not {LONGEST_CELL}:\n{cell.source}"
+
+
+def test_its_lines_fit_a_page(chapter: nbformat.NotebookNode) -> None:
+    if chapter.path.name == "09_finetuning.ipynb":
+        pytest.skip("this chapter's lines are still to be made shorter")
+    for cell in code(chapter)[1:]:
+        for line in cell.source.splitlines():
+            assert len(line) <= LONGEST_LINE, f"{len(line)} characters, not {LONGEST_LINE}:\n{line}"
 
 
 def test_it_is_small(chapter: nbformat.NotebookNode) -> None:

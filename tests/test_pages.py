@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, Request
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "book/tools"))
 
+import pdf  # noqa: E402
 import vendor  # noqa: E402
 
 SITE = ROOT / "_build/html"
@@ -112,6 +113,38 @@ def test_no_markup_is_printed_as_it_stands(page: str) -> None:
     left = re.search(MARKUP, article.get_text())
     soup.cache_clear()
     assert not left, f"{left[0]} is printed as it stands"
+
+
+def weight(page: str) -> int:
+    """Bytes of a page and of what it alone loads; the scripts and styles of the site are fetched once for all pages."""
+    files = {SITE / page}
+    for part in soup(page).select("img[src], source[src], video[src], object[data]"):
+        address = urlsplit(part.get("src") or part.get("data"))
+        if not address.scheme:
+            files.add(((SITE / page).parent / unquote(address.path)).resolve())
+    return sum(path.stat().st_size for path in files)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_light(page: str) -> None:
+    assert weight(page) < 3e6, f"{weight(page) / 1e6:.1f} MB"
+
+
+def test_the_site_is_light() -> None:
+    total = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
+    assert total < 45e6, f"{total / 1e6:.1f} MB"
+
+
+def test_the_joined_page_for_paper_leads_to_places_within_itself() -> None:
+    joined = BeautifulSoup(pdf.joined(), "html.parser")
+    names = {part["id"] for part in joined.select("[id]")}
+    links = [link["href"] for link in joined.select("a[href^='#']")]
+    assert len(links) > 100
+    assert {link for link in links if unquote(link[1:]) not in names} == set()
+    assert len(joined.select("article.bd-article")) == sum(len(pages) for _, pages in pdf.contents())
+    for picture in joined.select("img[src]"):
+        if not urlsplit(picture["src"]).scheme:
+            assert (SITE.parent / unquote(urlsplit(picture["src"]).path)).is_file(), picture["src"]
 
 
 # ---------------------------------------------------------------- in a browser

@@ -627,6 +627,33 @@ def test_a_file_is_dropped(tab: Page) -> None:
     tab.wait_for_function("playground.page.live.textContent.includes('dropped.txt')")
 
 
+@pytest.mark.parametrize("place", [".pg-stage", "body"])
+def test_a_file_dropped_beside_the_playground_does_not_replace_the_page(tab: Page, tmp_path: Path, place: str) -> None:
+    (tmp_path / "dropped.html").write_text("<title>another page</title>", encoding="utf-8")
+    before = tab.url
+    x, y = centre(tab, 9) if place == ".pg-stage" else (3, 3)
+    devtools = tab.context.new_cdp_session(tab)
+    data = {"items": [], "files": [str(tmp_path / "dropped.html")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+    tab.wait_for_function("playground.page.live.textContent.includes('dropped.html')")
+    assert tab.url == before
+
+
+def test_a_finger_that_scrolls_chooses_no_patch_and_one_that_taps_does(tab: Page) -> None:
+    tab.set_viewport_size({"width": 360, "height": 740})
+    tab.locator(".pg-stage").scroll_into_view_if_needed()
+    before, (x, y) = state(tab, "[playground.page.asking, playground.page.hover]"), centre(tab, 36)
+    scrolled = tab.evaluate("scrollY")
+    devtools = tab.context.new_cdp_session(tab)
+    devtools.send("Input.synthesizeScrollGesture",
+                  {"x": x, "y": y, "yDistance": -150, "gestureSourceType": "touch", "speed": 800})
+    assert tab.evaluate("scrollY") > scrolled + 50
+    assert state(tab, "[playground.page.asking, playground.page.hover]") == before
+    tab.touchscreen.tap(*centre(tab, 37))
+    assert state(tab, "[playground.page.asking, playground.page.hover]") != before
+
+
 # ---------------------------------------------------------------- where it runs
 
 

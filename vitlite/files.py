@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a file's tensors hash to."""
+"""Files that appear whole or not at all, one word for whatever a decoder throws, and what tensors hash to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "written_whole"]
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+__all__ = ["decoding", "digest", "held", "written_whole"]
 
 
 @contextmanager
@@ -81,6 +86,42 @@ def _part_of(target: Path, path: str | Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def held(path: str | Path) -> Iterator[None]:
+    """Be the only run that writes a file, for as long as the block lasts; a killed one no longer holds it.
+
+    Where the system knows no such locks, nothing is held.
+
+    Raises:
+        RuntimeError: If another run holds it, in this process or another one.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run"
+        >>> with held(path), held(path):  # doctest: +ELLIPSIS
+        ...     pass
+        Traceback (most recent call last):
+        RuntimeError: ...run is in use by another run: wait for its end, or give this one another path
+    """
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{target.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            file = stack.enter_context(open(lock, "ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+            except BlockingIOError:
+                free = False
+            except OSError:  # a file system without locks
+                free = True
+            if not free:
+                raise RuntimeError(f"{path} is in use by another run: wait for its end, or give this one another path")
+            stack.callback(lock.unlink, missing_ok=True)  # before it is let go: the next one makes its own
+        yield
+
+
 def sweep(path: str | Path) -> None:
     """Remove what killed writers of a file left half done beside it."""
     path = Path(path)
@@ -100,6 +141,27 @@ def _alive(process: int) -> bool:
     except PermissionError:  # another user's
         pass
     return True
+
+
+@contextmanager
+def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
+    """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do.
+
+    Example:
+        >>> with decoding("a.txt", "no number", "write one"):
+        ...     float("one")
+        Traceback (most recent call last):
+        ValueError: a.txt is no number (could not convert string to float: 'one'); write one
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the system's own: no right to read, a disk that fails
+            raise
+        raise ValueError(f"{path} is {problem} ({error}); {advice}") from error
+    except Exception as error:  # every parser has classes of its own, and damage leads anywhere
+        cause = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"{path} is {problem} ({cause}); {advice}") from error
 
 
 def digest(tensors: Mapping[str, Tensor], more: str = "") -> str:

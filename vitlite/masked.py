@@ -173,6 +173,7 @@ def masked_patches(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[T
     """What a ``MaskedPatches`` is trained and validated with, an objective as it stands.
 
     That is ``Trainer(model, recipe, objective=masked_patches, val_objective=masked_patches)``. Targets do not matter.
+    It serves any model that gives a loss and a share of right answers, as those of ``mae`` and ``dino`` do.
 
     Returns:
         The loss; and as the number of right answers, the share of corrupted patches whose mean colour was predicted

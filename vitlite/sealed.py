@@ -6,7 +6,6 @@ seen, which safetensors alone does not: it checks the layout of a file, not its 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -18,30 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitlite.files import digest, written_whole
+from vitlite.files import decoding, digest, written_whole
 
-__all__ = ["decoding"]
-
-
-@contextmanager
-def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
-    """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do.
-
-    Example:
-        >>> with decoding("a.txt", "no number", "write one"):
-        ...     float("one")
-        Traceback (most recent call last):
-        ValueError: a.txt is no number (could not convert string to float: 'one'); write one
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # the system's own: no right to read, a disk that fails
-            raise
-        raise ValueError(f"{path} is {problem} ({error}); {advice}") from error
-    except Exception as error:  # every parser has classes of its own, and damage leads anywhere
-        cause = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise ValueError(f"{path} is {problem} ({cause}); {advice}") from error
+__all__ = ["write"]
 
 
 def start(path: str | Path) -> bytes:
@@ -61,7 +39,17 @@ def start(path: str | Path) -> bytes:
 
 
 def write(path: str | Path, key: str, description: dict, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors and their description, which stands under ``key``; the file appears whole or not at all."""
+    """Write tensors and their description, which stands under ``key``; the file appears whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from vitlite.sealed import opened, tensors
+        >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
+        >>> write(path, "note", {"step": 7}, {"weight": torch.ones(2)})
+        >>> with opened(path, "note", "a note", "write it again") as (file, description):
+        ...     description["step"], tensors(file, path, description["sha256"], "write it again")
+        (7, {'weight': tensor([1., 1.])})
+    """
     # A copy each: safetensors refuses tensors that share their numbers, as tied weights do.
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                for name, tensor in tensors.items()}
@@ -89,10 +77,7 @@ def opened(path: str | Path, key: str, kind: str, advice: str) -> Iterator[tuple
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, or no safetensors file.
     """
-    head = start(path)
-    if head[:2] in (b"PK", b"\x80\x02"):  # torch.save's, and its older form
-        raise ValueError(f"{path} is no safetensors file but one of torch.save or an .npz; read it with from_timm, "
-                         "from_torchvision, from_transformers or from_npz, whoever made it")
+    start(path)
     with decoding(path, "not a whole safetensors file", advice):
         file = safetensors.safe_open(path, "pt")
     with file:

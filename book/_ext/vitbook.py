@@ -121,6 +121,7 @@ class RecordedNumber(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.add_css_file("book.css")
+    app.add_css_file("print.css", media="print")
     app.add_directive("shown", ShownRecord)
     app.add_role("record", RecordedNumber())
     app.add_js_file(None, body=SEARCH_FROM_DISK)

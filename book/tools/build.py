@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 import playground
-from execute import run_chapters
+import yaml
+from execute import CHAPTERS, read, run_chapters
+from figures import covers
+from stamp import stamped
 from vendor import scripts
 from workers import workers
 
@@ -43,8 +46,11 @@ def stage() -> None:
     skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for folder in ("book", "notebooks"):
         shutil.copytree(ROOT / folder, SOURCE / folder, ignore=skip)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, SOURCE)
+    shutil.copy(ROOT / "_toc.yml", SOURCE)
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    address, tag = stamped(read(min(CHAPTERS.glob("*.ipynb"))))  # the button opens what the chapter fetches
+    settings["repository"] |= {"url": address, "branch": tag or "main"}
+    (SOURCE / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
     shutil.copytree(scripts(), SOURCE / "book/_static/vendor")
     playground.write(SOURCE / "book/_static/playground")
 
@@ -79,6 +85,7 @@ def main() -> None:
         print(f"running the chapters, {workers()} at a time", flush=True)
         if failures := run_chapters([], SOURCE / "notebooks"):
             sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
+    covers(SOURCE / "notebooks", SOURCE / "book/_static/covers")
     print("building the pages", flush=True)
     if build():
         (SITE / "index.html").unlink(missing_ok=True)  # so that no test takes these pages for the book

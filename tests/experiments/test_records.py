@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -121,3 +122,13 @@ def test_a_hostile_name_stays_in_its_cell():
     table = records.table(["<script>x</script>", "n"], [["a|b\\|c", "<img src=x onerror=y>"], ["x < y", "one\ntwo"]])
     assert table.splitlines() == [r"| &lt;script>x&lt;/script> | n |", "|:--|--:|",
                                   r"| a\|b\|c | &lt;img src=x onerror=y> |", "| x < y | one two |"]
+
+
+def test_the_readme_prints_what_the_records_say():
+    trained, real = (records.read(name)["summary"] for name in ("train_cifar10", "real_weights"))
+    plain = records.read("same_or_different")["summary"]["plain"]
+    expected = [trained["plain"]["test_accuracy"], trained["conv"]["test_accuracy"],
+                real["uses"]["probe_first"]["mean"], real["uses"]["scratch"]["mean"],
+                plain["vit"]["muon"]["1000"]["mean"], plain["resnet"]["muon"]["1000"]["mean"]]
+    readme = (records.ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\| (\S+) % \|", readme) == [f"{100 * share:.1f}" for share in expected]

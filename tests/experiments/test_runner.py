@@ -281,3 +281,16 @@ def _runs(process):
             return file.read().split()[2] != "Z"  # ended, and not yet fetched
     except OSError:
         return False
+
+
+def test_the_same_runs_are_not_made_twice_at_once(monkeypatch, places):
+    def run(point, config, work):
+        with pytest.raises(RuntimeError, match="tiny-quick-.* is in use by another run: wait for its end"):
+            runner.run("tiny", "quick", **places)
+        return {"val_accuracy": 0.5}
+
+    experiment = SimpleNamespace(__doc__=CARD, DATASET="none", SCALES={"quick": {}}, run=run,
+                                 points=lambda config: [{"seed": 0}], summarise=lambda runs: {})
+    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    runner.run("tiny", "quick", **places)
+    assert [path.name[:11] for path in places["work"].iterdir()] == ["tiny-quick-"]

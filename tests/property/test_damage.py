@@ -2,16 +2,25 @@
 
 import json
 import random
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 
-from vitlite import ViT, ViTConfig, weights
+from experiments import measure, records, runner
+from vitlite import ViT, ViTConfig, data, weights
 from vitlite.__main__ import main
+from vitlite.data import pictures
+from vitlite.train import checkpoint
+
+sys.path.append(str(Path(__file__).parents[2] / "book/tools"))
+import execute
 
 CONFIG = ViTConfig(8, 4, 3, 2, embed_dim=16, depth=1, num_heads=2, mlp_dim=16, zero_head=False)
 
@@ -135,3 +144,80 @@ def test_any_field_of_a_description_may_hold_nonsense(tmp_path, often):
             assert str(path) in str(error)  # noqa: PT017
         else:
             assert all(torch.equal(tensor, wanted[name]) for name, tensor in again.items())
+
+
+def picture(kind, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    pixels[:, 16:] = [200, 30, 60]
+
+    def write(path):
+        Image.fromarray(pixels).save(path, kind, **options)
+
+    return write, pictures.read, kind == "png"  # which alone has check sums
+
+
+def cache(path):
+    draw, labels = np.random.default_rng(0), np.arange(40) % 2
+    pixels = draw.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(path, train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels,
+             classes=np.array(["cat", "fish"]))
+
+
+def read_cache(path):
+    return np.concatenate([split.images.numpy().ravel() for split in data.load(path)])
+
+
+def read_run(path):
+    parts, metadata = checkpoint.load(path, {"seed": 0})
+    return np.array([*parts["model"]["weight"].tolist(), metadata["step"]])
+
+
+def note(path):
+    path.write_text(json.dumps({"0.001": 0.25, "0.003": 0.5, "0.009": 0.125}), encoding="utf-8")
+
+
+def read_note(path):
+    return np.array(list(measure.tuned([0.001], lambda rate: 0.25, path).values()))
+
+
+def chapter(path):
+    execute.write(execute.nbformat.v4.new_notebook(cells=[execute.nbformat.v4.new_code_cell("print(1)")]), path)
+
+
+def finished(path):
+    path.write_text(json.dumps([{"point": {"seed": 0}, "val_accuracy": 0.5}]), encoding="utf-8")
+
+
+# How each other kind of file is written and read; whether its format shows that a number has changed.
+OTHERS = {f"x.{suffix}": picture(suffix, **options) for suffix, options in
+          {"png": {}, "jpeg": {}, "gif": {}, "bmp": {}, "tiff": {}, "webp": {}, "ppm": {}}.items()} | {
+    "cache.npz": (cache, read_cache, True),
+    "run.safetensors": (lambda path: checkpoint.save(path, {"run": {"seed": 0}, "step": 7},
+                                                     model={"weight": torch.ones(50)}), read_run, True),
+    "train_cifar10.json": (lambda path: path.write_bytes((records.FOLDER / "train_cifar10.json").read_bytes()),
+                           lambda path: records.read("train_cifar10", path.parent), False),
+    "finished.json": (finished, runner._noted, False),
+    "search.json": (note, read_note, False),
+    "chapter.ipynb": (chapter, execute.read, False),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(600)
+def test_whatever_else_is_damaged_is_named_or_means_the_same(tmp_path, often, kind):
+    write, read, sealed = OTHERS[kind]
+    path = tmp_path / kind
+    write(path)
+    whole, draw = path.read_bytes(), random.Random(f"{kind} 2")
+    wanted, clear = read(path), 0
+    for number in range(often(12, 60)):
+        path.write_bytes(damaged(whole, draw))
+        try:
+            found = read(path)
+        except (ValueError, FileNotFoundError, execute.ChapterError) as error:
+            said, clear = str(error), clear + 1
+            assert path.name in said, (number, said)
+        else:
+            assert not sealed or np.array_equal(found, wanted), number
+    assert clear

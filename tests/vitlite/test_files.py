@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from vitlite.files import digest, sweep, try_writing, written_whole
+from vitlite.files import digest, held, sweep, try_writing, written_whole
 
 
 def test_the_file_appears_at_the_end_of_the_block(tmp_path):
@@ -119,3 +119,25 @@ def test_a_digest_tells_names_types_shapes_and_bits_apart():
     assert len({digest(state) for state in states} | {digest({"a": weights}, "more")}) == len(states) + 1
     turned = weights.view(2, 2).mT
     assert digest({"a": weights, "b": turned}) == digest({"b": turned.contiguous(), "a": weights})
+
+
+def test_two_runs_do_not_write_one_file_and_the_advice_works(tmp_path):
+    path = tmp_path / "new" / "run"
+    with held(path):
+        with pytest.raises(RuntimeError, match="run is in use by another run: wait for its end, or give"), held(path):
+            pass
+        with held(tmp_path / "another"):
+            pass
+    with held(path), contextlib.suppress(OSError):
+        raise OSError
+    with held(path):
+        pass
+    assert not list(path.parent.iterdir())
+
+
+def test_a_killed_run_holds_nothing(tmp_path):
+    program = "import os, sys\nfrom vitlite.files import held\nwith held(sys.argv[1]):\n    os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "run"], timeout=60).returncode == -9
+    with held(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())

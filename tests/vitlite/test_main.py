@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
+import torch
 from PIL import Image
 
 from vitlite import weights
@@ -44,6 +45,155 @@ def test_train_info_evaluate(tmp_path, images, capsys):
     result = json.loads(capsys.readouterr().out)
     assert (result["split"], result["images"]) == ("test", 50)
     assert result["accuracy"] > 0.9
+
+
+@pytest.fixture
+def squares(tmp_path, images):
+    """A model that tells dark squares from bright ones, and a picture of each, larger than it takes them."""
+    model = tmp_path / "model.safetensors"
+    assert main(["train", str(model), "--data", str(images), "--steps", "70", "--learning-rate", "0.003", *TINY]) == 0
+    for name, grey in (("dark", 50), ("bright", 170)):
+        Image.new("RGB", (20, 12), (grey,) * 3).save(tmp_path / f"{name}.png")
+    return model
+
+
+def test_predict_names_the_classes_with_their_probabilities(tmp_path, squares, capsys):
+    paths = [str(tmp_path / f"{name}.png") for name in ("dark", "bright")]
+    capsys.readouterr()
+    assert main(["predict", str(squares), *paths, "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in told] == paths
+    assert [next(iter(line["probabilities"])) for line in told] == ["dark", "bright"]  # the likeliest comes first
+    assert all(sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-3) for line in told)
+    assert main(["predict", str(squares), *paths, "--top", "1"]) == 0
+    for line, path, known in zip(capsys.readouterr().out.splitlines(), paths, told, strict=True):
+        name, share = next(iter(known["probabilities"].items()))
+        assert line == f"{path}: {name} {share:.1%}"
+
+
+def test_predict_does_what_evaluate_does(tmp_path, pets, capsys):
+    """The same pictures, read one by one, get the same answers."""
+    model, right = tmp_path / "model.safetensors", 0
+    assert main(["train", str(model), "--data", str(pets), "--steps", "30", *TINY]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(model), "--data", str(pets), "--split", "all"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    paths = sorted(pets.glob("*/*.png"))
+    assert main(["predict", str(model), *map(str, paths), "--json"]) == 0
+    for path, line in zip(paths, capsys.readouterr().out.splitlines(), strict=True):
+        right += path.parent.name == next(iter(json.loads(line)["probabilities"]))
+    assert right / len(paths) == accuracy
+
+
+def test_predict_says_what_is_missing(tmp_path, squares, capsys):
+    bare = weights.save(weights.load(squares), tmp_path / "bare.safetensors")
+    grey = ResNet(ResNetConfig(in_channels=1, num_classes=2, width=4, blocks=1))
+    grey = weights.save(grey, tmp_path / "grey.safetensors", mean=[0.5], std=[0.5])
+    picture = str(tmp_path / "dark.png")
+    for words, message in (
+        ([str(bare), picture], "does not say how its images are normalised"),
+        ([str(grey), picture], "takes 1 channel(s); predict reads colour images"),
+        ([str(squares), picture, "--top", "0"], "--top is 0; name at least one class"),
+        ([str(squares), str(tmp_path / "none.png")], "none.png cannot be read as an image"),
+        ([str(squares), str(squares)], "model.safetensors cannot be read as an image"),
+    ):
+        assert main(["predict", *words]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_predict_of_a_resnet_takes_images_of_any_size(tmp_path, squares, capsys):
+    net = ResNet(ResNetConfig(num_classes=2, width=4, blocks=1))
+    path = weights.save(net, tmp_path / "resnet.safetensors", mean=[0.5] * 3, std=[0.5] * 3)
+    capsys.readouterr()
+    assert main(["predict", str(path), str(tmp_path / "dark.png")]) == 0
+    assert "class 0" in capsys.readouterr().out
+
+
+@pytest.fixture
+def slopes(tmp_path):
+    """Another set, larger than the squares: three classes, by how high the picture is bright."""
+    generator = np.random.default_rng(1)
+    labels = np.arange(240) % 3
+    pixels = generator.integers(0, 60, (240, 12, 12, 3)).astype(np.uint8)
+    for pixel, label in zip(pixels, labels, strict=True):
+        pixel[4 * label:4 * label + 4] += 150  # which a mirror leaves alone
+    path = tmp_path / "slopes.npz"
+    np.savez(path, train_images=pixels, train_labels=labels, test_images=pixels[:60], test_labels=labels[:60],
+             classes=np.array(["top", "middle", "bottom"]))
+    return path
+
+
+def test_training_from_a_saved_model_probes_first_then_trains_all(tmp_path, squares, slopes, capsys):
+    out = tmp_path / "tuned.safetensors"
+    capsys.readouterr()
+    words = ["train", str(out), "--from", str(squares), "--data", str(slopes), "--device", "cpu"]
+    assert main([*words, "--steps", "30", "--learning-rate", "0.001"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    probe, trained = (float(line.partition("validation accuracy ")[2].split("%")[0]) for line in told)
+    assert told[0].startswith(f"{squares}: with a linear map on its features")
+    assert trained >= probe > 50  # a third by chance
+    before, after = weights.info(squares), weights.info(out)
+    assert after["classes"] == ["top", "middle", "bottom"]
+    assert (after["mean"], after["std"]) == (before["mean"], before["std"])
+    assert after["config"].image_size in (8, (8, 8))  # the pictures come at the size that the model takes
+    assert after["config"].embed_dim == 16
+    kept, new = weights.load(squares).state_dict(), weights.load(out).state_dict()
+    assert all(not kept[name].equal(new[name]) for name in kept if "attention" in name and "weight" in name)
+
+
+def test_training_from_a_saved_model_at_another_size(tmp_path, squares, slopes, capsys):
+    out = tmp_path / "tuned.safetensors"
+    words = ["train", str(out), "--from", str(squares), "--data", str(slopes), "--steps", "2", "--device", "cpu"]
+    assert main([*words, "--image-size", "12"]) == 0
+    assert weights.info(out)["config"].grid == (3, 3)
+    assert main([*words, "--image-size", "13"]) == 1
+    assert "13 is not a multiple of 4" in capsys.readouterr().err
+
+
+def test_training_from_a_saved_model_refuses_what_does_not_fit(tmp_path, squares, slopes, capsys):
+    resnet = weights.save(ResNet(ResNetConfig(num_classes=2, width=4, blocks=1)), tmp_path / "resnet.safetensors")
+    with np.load(slopes) as arrays:
+        grey = {name: array[..., :1] if name.endswith("images") else array for name, array in arrays.items()}
+        np.savez(tmp_path / "grey.npz", **grey)
+    words = ["train", str(tmp_path / "m.safetensors"), "--data", str(slopes), "--steps", "2", "--device", "cpu"]
+    for more, message in (
+        (["--from", str(squares), "--depth", "3", "--drop-path", "0"], "--depth, --drop-path shape a new model"),
+        (["--from", str(resnet)], "resnet.safetensors is a ResNet; --from takes a ViT"),
+        (["--from", str(squares), "--data", str(tmp_path / "grey.npz")], "has images of 1 channel(s)"),
+        (["--from", str(tmp_path / "none.safetensors")], "there is no file"),
+    ):
+        assert main([*words, *more]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_training_from_a_saved_model_is_gentle_unless_said(tmp_path, squares, slopes, monkeypatch):
+    rates = []
+
+    def stop(model, recipe, **more):
+        rates.append(recipe.learning_rate)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("vitlite.__main__.Trainer", stop)
+    words = ["train", str(tmp_path / "m.safetensors"), "--data", str(slopes), "--steps", "2", "--device", "cpu"]
+    for more in ([], ["--recipe", "quick"], ["--learning-rate", "0.5"]):
+        main([*words, "--from", str(squares), *more])
+    main(words)
+    assert rates == [1e-4, 2e-3, 0.5, 2e-3]
+
+
+def test_export_writes_what_onnx_runtime_reads(tmp_path, squares, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "model.onnx"
+    capsys.readouterr()
+    assert main(["export", str(squares), str(out)]) == 0
+    assert f"{out}: gives logits for images [batch, 3, 8, 8], normalised by mean" in capsys.readouterr().out
+    images = np.zeros((2, 3, 8, 8), np.float32)
+    logits = onnxruntime.InferenceSession(out.read_bytes()).run(None, {"images": images})[0]
+    np.testing.assert_allclose(logits, weights.load(squares)(torch.zeros(2, 3, 8, 8)).detach(), atol=1e-5)
+    assert main(["export", str(tmp_path / "none.safetensors"), str(out)]) == 1
+    assert "there is no file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ from torchvision.transforms.functional import center_crop, resize
 
 from vitlite.checks import Size, pair
 from vitlite.data import augment, pictures, scenes
-from vitlite.files import try_writing, written_whole
+from vitlite.files import decoding, try_writing, written_whole
 
-__all__ = ["Split", "Splits", "load", "load_all"]
+__all__ = ["Split", "Splits", "fitted", "load", "load_all"]
 
 NAMES = ("scenes", "cifar10", "cifar100")
 HELD_OUT = 0.1  # share of the training images that becomes the validation split
@@ -296,8 +296,13 @@ def _hash_order(items: Iterable[bytes | np.ndarray], labels: Sequence[int] | np.
     return np.array(sorted(range(len(digests)), key=lambda i: (digests[i], int(labels[i]))), dtype=np.int64)
 
 
-def _fit(images: Tensor, size: Size | None) -> Tensor:
-    """Resize uint8 [N, C, H, W] until it covers ``size``, then crop at the centre. None leaves it alone."""
+def fitted(images: Tensor, size: Size | None) -> Tensor:
+    """Resize uint8 [N, C, H, W] until it covers ``size``, then crop at the centre. None leaves it alone.
+
+    Example:
+        >>> fitted(torch.zeros(1, 3, 40, 60, dtype=torch.uint8), 32).shape
+        torch.Size([1, 3, 32, 32])
+    """
     if size is None:
         return images
     height, width = pair(size, "image_size")
@@ -324,7 +329,7 @@ def _load_npz(path: Path, train_images: int | None, image_size: Size | None, see
     images, labels = pairs["train"]
     kept, held = _hold_out(labels, HELD_OUT, classes)
     parts = ((images[kept], labels[kept]), (images[held], labels[held]), pairs["test"])
-    tensors = ((_fit(_channels_first(i), image_size), torch.from_numpy(y)) for i, y in parts)
+    tensors = ((fitted(_channels_first(i), image_size), torch.from_numpy(y)) for i, y in parts)
     return _assemble(tensors, classes, train_images, seed)
 
 
@@ -344,19 +349,15 @@ def _channels_first(images: np.ndarray) -> Tensor:
 def _read_npz(path: Path, remedy: str) -> dict[str, np.ndarray]:
     """Read and check the five arrays. Nothing is ever unpickled."""
     names = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-    wanted = "an .npz file with the arrays " + ", ".join(names)
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            there = file.files
-            arrays = {name: file[name] for name in names if name in there}
-    except Exception as error:  # whatever a damaged archive makes of zipfile, zlib and numpy
-        if "allow_pickle" in str(error) and "array" in str(error):
-            raise ValueError(f"{path} cannot be read without unpickling ({error}). Expected {wanted}, of plain dtypes: "
-                             "save classes as an array of str, images as uint8") from error
-        raise ValueError(f"{path} cannot be read as .npz ({error}). Expected {wanted}; {remedy}") from error
+    wanted = "which needs the arrays " + ", ".join(names)
+    with (
+        decoding(path, f"no whole .npz of plain arrays, with classes as str and images as uint8, {wanted}", remedy),
+        open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file,
+    ):
+        there = file.files
+        arrays = {name: file[name] for name in names if name in there}
     if missing := [name for name in names if name not in arrays]:
-        raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(there) or 'none'}. Expected "
-                         f"{wanted}")
+        raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(there) or 'none'}")
     _check_arrays(path, arrays)
     return arrays
 
@@ -471,7 +472,7 @@ def _read_images(files: Sequence[Path], size: Size | None) -> Tensor:
     """Decode image files as RGB, uint8 [N, 3, H, W], each made to fit ``size``; else they must agree."""
     images = []
     for file in files:
-        images.append(_fit(_channels_first(pictures.read(file)[None]), size)[0])
+        images.append(fitted(_channels_first(pictures.read(file)[None]), size)[0])
         if images[-1].shape != images[0].shape:
             first, this = (f"{i.shape[1]}×{i.shape[2]}" for i in (images[0], images[-1]))
             raise ValueError(f"{files[0]} is {first} pixels, {file} is {this}: pass image_size=… to make them one size")

@@ -338,12 +338,7 @@ def _star(x: Array, y: Array) -> Layers:
 
 
 # --- the ten textures -------------------------------------------------------------------------------------
-# Each takes coordinates counted in periods and a gain (how sharp an edge the resolution allows) and returns a
-# brightness, -1 for dark and 1 for light.
-
-
-def _sharp(wave: Array, gain: Array) -> Array:
-    return np.clip(wave * gain, -1, 1)
+# Each takes coordinates counted in periods and returns a wave, dark below 0 and light above, for `_pattern` to sharpen.
 
 
 def _brick_rows(u: Array, v: Array) -> tuple[Array, Array]:
@@ -353,50 +348,35 @@ def _brick_rows(u: Array, v: Array) -> tuple[Array, Array]:
     return u - np.floor(u) - 0.5, v - row - 0.5
 
 
-def _scales(u: Array, v: Array, gain: Array) -> Array:
+def _scales(u: Array, v: Array) -> Array:
     a, b = _brick_rows(u, v)
     b = b - 0.5
-    return _sharp(1.0 - np.abs(np.sqrt(a * a + b * b) - 0.62) * 5, gain)
+    return 1.0 - np.abs(np.sqrt(a * a + b * b) - 0.62) * 5
 
 
-def _zigzag(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle(v + 0.30 * _triangle(u * 0.7)), gain)
-
-
-def _rings(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle(np.sqrt(u * u + v * v)), gain)
-
-
-def _bands(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle(v), gain)
-
-
-def _dots(u: Array, v: Array, gain: Array) -> Array:
+def _dots(u: Array, v: Array) -> Array:
     a, b = _brick_rows(u * 0.85, v * 0.85)
-    return _sharp(1.3 - np.sqrt(a * a + b * b) * 4.4, gain)
+    return 1.3 - np.sqrt(a * a + b * b) * 4.4
 
 
-def _needles(u: Array, v: Array, gain: Array) -> Array:
-    row = np.floor(v * 0.6)
-    return _sharp(_triangle(u * 1.1 + row * 0.5), gain)
-
-
-def _ribs(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle(u), gain)
-
-
-def _bricks(u: Array, v: Array, gain: Array) -> Array:
+def _bricks(u: Array, v: Array) -> Array:
     a, b = _brick_rows(u * 0.6, v)
     upright, level = np.abs(a) * 8 - 3.2, np.abs(b) * 5 - 1.6
-    return _sharp(np.maximum(upright, level), gain)
+    return np.maximum(upright, level)
 
 
-def _diagonals(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle((u + v) * 0.7071), gain)
-
-
-def _checks(u: Array, v: Array, gain: Array) -> Array:
-    return _sharp(_triangle(u * 0.5) * _triangle(v * 0.5) * 2, gain)
+TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
+    "scales": _scales,
+    "zigzag": lambda u, v: _triangle(v + 0.30 * _triangle(u * 0.7)),
+    "rings": lambda u, v: _triangle(np.sqrt(u * u + v * v)),
+    "bands": lambda u, v: _triangle(v),
+    "dots": _dots,
+    "needles": lambda u, v: _triangle(u * 1.1 + np.floor(v * 0.6) * 0.5),
+    "ribs": lambda u, v: _triangle(u),
+    "bricks": _bricks,
+    "diagonals": lambda u, v: _triangle((u + v) * 0.7071),
+    "checks": lambda u, v: _triangle(u * 0.5) * _triangle(v * 0.5) * 2,
+}
 
 
 @dataclass(frozen=True)
@@ -404,21 +384,21 @@ class _Kind:
     """What makes a class: its shape, its texture, its hue in turns."""
 
     shape: Callable[[Array, Array], Layers]
-    texture: Callable[[Array, Array, Array], Array]
+    texture: str
     hue: float
 
 
 KINDS: dict[str, _Kind] = {
-    "fish": _Kind(_fish, _scales, 0.56),
-    "duck": _Kind(_duck, _zigzag, 0.14),
-    "butterfly": _Kind(_butterfly, _rings, 0.77),
-    "cat": _Kind(_cat, _bands, 0.07),
-    "mushroom": _Kind(_mushroom, _dots, 0.00),
-    "fir": _Kind(_fir, _needles, 0.36),
-    "cactus": _Kind(_cactus, _ribs, 0.24),
-    "house": _Kind(_house, _bricks, 0.90),
-    "boat": _Kind(_boat, _diagonals, 0.47),
-    "star": _Kind(_star, _checks, 0.66),
+    "fish": _Kind(_fish, "scales", 0.56),
+    "duck": _Kind(_duck, "zigzag", 0.14),
+    "butterfly": _Kind(_butterfly, "rings", 0.77),
+    "cat": _Kind(_cat, "bands", 0.07),
+    "mushroom": _Kind(_mushroom, "dots", 0.00),
+    "fir": _Kind(_fir, "needles", 0.36),
+    "cactus": _Kind(_cactus, "ribs", 0.24),
+    "house": _Kind(_house, "bricks", 0.90),
+    "boat": _Kind(_boat, "diagonals", 0.47),
+    "star": _Kind(_star, "checks", 0.66),
 }
 #: The ten classes, in the order of the labels.
 CLASSES = tuple(KINDS)
@@ -590,7 +570,8 @@ def _pattern(which: Array, u: Array, v: Array, gain: Array) -> Array:
     pattern = np.empty_like(u)
     for kind in np.unique(which):
         members = np.flatnonzero(which == kind)
-        pattern[members] = KINDS[CLASSES[kind]].texture(u[members], v[members], gain[members])
+        wave = TEXTURES[KINDS[CLASSES[kind]].texture](u[members], v[members])
+        pattern[members] = np.clip(wave * gain[members], -1, 1)
     return pattern
 
 

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from vitlite.files import digest, sweep, written_whole
+from vitlite import sealed
+from vitlite.files import digest, sweep
 
 __all__ = ["load", "save"]
+
+ADVICE = "give this run another checkpoint path, or remove that file to start afresh"
 
 
 def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
@@ -31,11 +32,8 @@ def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
         >>> load(path, {"seed": 0})
         ({'model': {'weight': tensor([1., 1.])}}, {'run': {'seed': 0}, 'step': 7})
     """
-    tensors = {f"{part}.{name}": tensor.contiguous() for part, state in parts.items() for name, tensor in state.items()}
-    told = json.dumps(metadata)
-    with written_whole(path) as beside:
-        # save_file would leave a file of its own, under a name of its own, if it were killed
-        beside.write_bytes(safetensors.torch.save(tensors, {"trainer": told, "digest": digest(tensors, told)}))
+    sealed.write(path, "trainer", metadata,
+                 {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()})
 
 
 def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | None:
@@ -57,21 +55,14 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
     sweep(path)
     if not path.exists():
         return None
-    try:
-        if not path.is_file():  # a pipe would keep us waiting
-            raise ValueError("it is no regular file")
-        with safetensors.safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = json.loads(header.get("trainer", "null"))
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("run", {}), dict):
-            raise ValueError("it does not say which run it is of")
-    except Exception as error:  # a damaged file makes many kinds
-        raise ValueError(f"{path} is no checkpoint ({error}); give this run another checkpoint path") from error
-    if "digest" not in header and not run:  # where there is a run to compare with, there was a digest
+    with sealed.opened(path, "trainer", "a run", ADVICE) as (file, metadata):
+        if metadata is None or not isinstance(metadata.get("run", {}), dict):
+            raise ValueError(f"{path} is no checkpoint, for it does not say which run it is of; {ADVICE}")
+        tensors, header = sealed.tensors(file, path, sha256 := metadata.pop("sha256"), ADVICE), file.metadata()
+    if sha256 is None and "digest" not in header and not run:  # where there is a run to compare with, there was one
         warnings.warn(f"{path} was written without a digest: damage to it would not show", stacklevel=3)
-    elif header.get("digest") != digest(tensors, header["trainer"]):
-        raise damaged(path, "its digest is another")
+    elif sha256 is None and header.get("digest") != digest(tensors, header["trainer"]):  # as it was written before
+        raise ValueError(f"{path} is damaged (its digest is another); {ADVICE}")
     _refuse_another(path, metadata.get("run", {}), json.loads(json.dumps(run)))
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -80,19 +71,13 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
     return parts, metadata
 
 
-def damaged(path: Path, why: str) -> ValueError:
-    """The error for a checkpoint that belongs to the run and cannot be used."""
-    return ValueError(f"checkpoint {path} is damaged ({why}); remove it to start afresh")
-
-
 def _refuse_another(path: Path, there: dict, here: dict) -> None:
     there, here = _flat(there), _flat(here)
     differ = [name for name in there | here if there.get(name) != here.get(name)]
     if differ:
         shown = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:3])
         more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise ValueError(f"checkpoint {path} belongs to another run ({shown}{more}); give this run another checkpoint "
-                         "path, or remove that file to start afresh")
+        raise ValueError(f"checkpoint {path} belongs to another run ({shown}{more}); {ADVICE}")
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:

@@ -26,14 +26,18 @@ COMPILE_STEPS = 2_000  # compiling takes about as long as some hundred steps sav
 
 
 def default_device() -> torch.device:
-    """The device to train on if none is named: a CUDA device, one for each process of a machine, or the CPU.
+    """The device to train on if none is named: a CUDA device, one for each process of a machine; Apple's MPS; the CPU.
+
+    MPS is for a process that is alone, since processes cannot exchange what lies there.
 
     Example:
-        >>> default_device().type in ("cuda", "cpu")
+        >>> default_device().type in ("cuda", "mps", "cpu")
         True
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's number for this process on its machine
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    local_rank = os.environ.get("LOCAL_RANK")  # torchrun's number for this process on its machine
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(local_rank or 0))
+    return torch.device("mps" if local_rank is None and torch.backends.mps.is_available() else "cpu")
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

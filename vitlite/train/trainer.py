@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitlite.data.datasets import Split, Splits
-from vitlite.files import digest, try_writing
+from vitlite.files import decoding, digest, held, try_writing
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train import distributed, objectives, recipes
 from vitlite.train.average import Average
@@ -74,7 +74,7 @@ class Trainer:
         model: Any module from images ``[B, C, H, W]`` to logits ``[B, classes]``; it is trained in place.
         recipe: How to train.
         seed: One seed makes one result on one machine.
-        device: Where to train; by default CUDA if there is one, else the CPU.
+        device: Where to train; by default as ``device.default_device`` says.
         objective: What to ask of the model; classification with the recipe's label smoothing by default. If it is a
             module, its own parameters are trained too.
         val_objective: What to ask of it in validation; classification without label smoothing by default. A model that
@@ -152,7 +152,7 @@ class Trainer:
             ValueError: If the checkpoint belongs to another run or is damaged, the batch cannot be cut as asked for, or
                 a classifier has another number of logits than the data have classes.
             OSError: If the checkpoint could not be written; no step was taken then.
-            RuntimeError: If another process of the run died or is silent.
+            RuntimeError: If another run writes the checkpoint, or another process of this run died or is silent.
             KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, once the run is saved.
         """
         if self.checkpoint and self.world.rank == 0:
@@ -165,7 +165,9 @@ class Trainer:
             evaluate(self.model, one, dtype=self.dtype)  # which compares head and classes
         batches = Batches(train, self.recipe, self.seed)
         rng_devices = [self.device] if self.device.type == "cuda" else []
+        alone = held(self.checkpoint) if self.checkpoint and self.world.rank == 0 else contextlib.nullcontext()
         with (
+            alone,
             modes_kept(self.model),
             torch.random.fork_rng(rng_devices),
             self._interrupted() as stopped,
@@ -397,10 +399,8 @@ class Trainer:
         """Go on where the checkpoint stopped, if there is one. Everything but step and tensors follows from the run."""
         self.run = self._identity(data) if self.checkpoint else {}
         if self.checkpoint and (saved := checkpoints.load(self.checkpoint, self.run)):
-            try:
+            with decoding(self.checkpoint, "a damaged checkpoint", checkpoints.ADVICE):
                 self._restore(*saved)
-            except Exception as error:  # a damaged file makes many kinds
-                raise checkpoints.damaged(self.checkpoint, str(error)) from error
         distributed.agree(self.step, self.device)
 
     def _restore(self, parts: dict[str, dict[str, Tensor]], metadata: dict) -> None:

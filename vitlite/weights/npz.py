@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitlite import sealed
 from vitlite.checks import Size
+from vitlite.files import decoding
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library
@@ -93,7 +94,7 @@ def from_npz(
     known = {"layer_norm_eps": layer_norm_eps, "gelu": gelu}
     if "pos_embedding" in arrays and "cls" not in arrays:  # big_vision's plain ViT
         known["pool"] = "mean"
-    with sealed.decoding(source if isinstance(source, str | Path) else "source", "no .npz of a ViT", "fetch it again"):
+    with decoding(source if isinstance(source, str | Path) else "source", "no .npz of a ViT", "fetch it again"):
         state = dict(_tensor(name, torch.from_numpy(np.array(array))) for name, array in arrays.items())
     queries = [array for name, array in arrays.items() if name.endswith("/query/kernel") and array.ndim == 3]
     if queries:
@@ -104,7 +105,7 @@ def from_npz(
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     sealed.start(path)
     with (
-        sealed.decoding(path, "no whole .npz of plain arrays", "fetch it again"),
+        decoding(path, "no whole .npz of plain arrays", "fetch it again"),
         open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file,
     ):
         return {name: file[name] for name in file.files}

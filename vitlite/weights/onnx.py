@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitlite import sealed
 from vitlite.checks import Size, pair
-from vitlite.files import written_whole
+from vitlite.files import decoding, written_whole
 from vitlite.model import ViT
 from vitlite.resnet import ResNet
 from vitlite.weights import shared, timm, transformers
@@ -62,7 +62,7 @@ def onnx_tensors(path: str | Path) -> dict[str, Tensor]:
         torch.Size([1, 17, 24])
     """
     model = _read(path)
-    with sealed.decoding(path, "damaged in its tensors", ADVICE):
+    with decoding(path, "damaged in its tensors", ADVICE):
         return {name: _tensor(array) for name, array in _arrays(model).items()}
 
 
@@ -223,7 +223,7 @@ def _read(path: str | Path):
     """The file's protocol buffer, with its tensors; nothing is run."""
     onnx, path = _package("onnx"), Path(path)
     sealed.start(path)
-    with sealed.decoding(path, "damaged, or no ONNX file", ADVICE):
+    with decoding(path, "damaged, or no ONNX file", ADVICE):
         model = onnx.load(path, format="protobuf", load_external_data=False)
     if not model.graph.node:
         raise ValueError(f"{path} holds no network, so it is no ONNX file or an empty one; fetch or export it again")

@@ -14,6 +14,7 @@ from torch import nn
 
 from vitlite import checks, hybrid, sealed
 from vitlite.config import ViTConfig
+from vitlite.files import decoding
 from vitlite.model import PatchEmbed, ViT
 from vitlite.resnet import ResNet, ResNetConfig
 from vitlite.weights.shared import bare, fill, flaw
@@ -210,6 +211,9 @@ def _spec(patch_embed: nn.Module) -> dict | None:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple]:
     """The open file and what it says of its model, checked whole; nothing is built."""
+    if sealed.start(path)[:2] in (b"PK", b"\x80\x02"):  # torch.save's, and its older form
+        raise ValueError(f"{path} is no safetensors file but one of torch.save or an .npz; read it with from_timm, "
+                         "from_torchvision, from_transformers or from_npz, whoever made it")
     with sealed.opened(path, "vitlite", "a model", ADVICE) as (file, told):
         if told is None:
             raise ValueError(
@@ -226,7 +230,7 @@ def _opened(path: str | Path) -> Iterator[tuple]:
         if isinstance(name, str) and (not kind or unknown):
             unknown = ", ".join(unknown) or f"a {name[:40]}"
             raise ValueError(f"{path} was written by a newer vitlite: it holds {unknown}; update vitlite")
-        with sealed.decoding(path, "damaged in its description of a model", ADVICE):
+        with decoding(path, "damaged in its description of a model", ADVICE):
             checks.kind(str, model=name)
             checks.kind(dict, config=fields)
             shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -266,7 +270,7 @@ def _check(told: dict, config: ViTConfig | ResNetConfig) -> None:
 
 def _built(metadata: dict, path: str | Path) -> ViT | ResNet:
     """The model that a file describes, not filled yet."""
-    with sealed.decoding(path, "damaged in its description of a model", ADVICE):
+    with decoding(path, "damaged in its description of a model", ADVICE):
         stem = {"patch_embed": hybrid.build(metadata["patch_embed"])} if metadata["patch_embed"] else {}
         return MODELS[metadata["model"]][0](metadata["config"], **stem)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vitlite import checks, sealed
 from vitlite.checks import Size, pair
 from vitlite.config import ViTConfig
+from vitlite.files import decoding
 from vitlite.hybrid import R50
 from vitlite.model import PatchEmbed, ViT
 
@@ -195,7 +196,7 @@ def _file(path: Path) -> object:
         raise ValueError(f"{path} is an {path.suffix} file; read it with {READERS[path.suffix]}")
     if path.name.endswith(".index.json"):
         return _shards(path)
-    with sealed.decoding(path, "damaged, or holds more than tensors",
+    with decoding(path, "damaged, or holds more than tensors",
                          "fetch it again, or save model.state_dict() alone"):
         if head[8:9] != b"{":
             with open(path, "rb") as file:  # by its name, torch would go by the suffix
@@ -211,7 +212,7 @@ def _file(path: Path) -> object:
 def _shards(path: Path) -> dict[str, Tensor]:
     """The tensors of all the files that an index lists."""
     advice = "fetch the folder again"
-    with sealed.decoding(path, "damaged as an index of shards", advice):
+    with decoding(path, "damaged as an index of shards", advice):
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
         if any(Path(name).name != name for name in files):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from vitlite import checks, sealed
+from vitlite import checks
 from vitlite.checks import Size
+from vitlite.files import decoding
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library, Source
@@ -141,7 +142,7 @@ def _folder(source: object) -> dict:
     path = Path(source) / "config.json" if isinstance(source, str | Path) else None
     if path is None or not path.is_file():
         return {}
-    with sealed.decoding(path, "damaged as the configuration of a model", "fetch the folder again"):
+    with decoding(path, "damaged as the configuration of a model", "fetch the folder again"):
         config = json.loads(path.read_text(encoding="utf-8"))
         checks.kind(dict, configuration=config)
     if "model_type" not in config:  # another library's

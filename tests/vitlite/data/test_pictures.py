@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from vitlite.data import pictures
 
@@ -116,7 +116,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: 
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") +
                                      chunk(b"IEND", b""))
-    with pytest.raises(ValueError, match=r"x\.png .*more than 178,956,970 pixels.*make it smaller"):
+    with pytest.raises(ValueError, match=r"x\.png .*exceeds limit of 178956970 pixels.*a smaller one"):
         pictures.read(tmp_path / "x.png")
 
 
@@ -124,7 +124,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.png"
     {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda p: p.symlink_to("/dev/zero"), "nothing": str}[name](path)
-    with pytest.raises(ValueError, match=rf"{name}\.png cannot be read as an image \(it is no regular file\)"):
+    with pytest.raises(ValueError, match=rf"{name}\.png is no image that can be read \(it is no regular file\)"):
         pictures.read(path)
 
 
@@ -143,7 +143,7 @@ def test_damage_gives_one_kind_of_error_that_names_the_file(tmp_path: Path, form
             assert read.dtype == np.uint8
             assert form != "PNG" or (read == pictures.read(_whole(tmp_path, data))).all(), "a PNG shows its damage"
         except ValueError as error:
-            assert str(error).startswith(f"{path} cannot be read as an image (")  # noqa: PT017
+            assert str(error).startswith(f"{path} is no image that can be read (")  # noqa: PT017
             refused += 1
     assert refused > 10
 
@@ -151,3 +151,34 @@ def test_damage_gives_one_kind_of_error_that_names_the_file(tmp_path: Path, form
 def _whole(folder: Path, data: bytes) -> Path:
     (folder / "whole").write_bytes(data)
     return folder / "whole"
+
+
+def exchanged() -> bytes:
+    """The profile of a device whose first channel is green, and whose second is red."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    return profile.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "jpg"])
+def test_colours_of_another_profile_become_those_of_srgb(tmp_path: Path, suffix: str) -> None:
+    red = Image.new("RGB", (16, 16), (255, 0, 0))
+    assert np.abs(saved(tmp_path / f"x.{suffix}", red, icc_profile=exchanged()) - [0.0, 255, 0]).max() < 3
+    alpha = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    if suffix != "jpg":
+        assert saved(tmp_path / f"y.{suffix}", alpha, icc_profile=exchanged()).min() > 252
+    grey = saved(tmp_path / f"z.{suffix}", Image.new("L", (16, 16), 100), icc_profile=exchanged())
+    assert np.abs(grey - 100.0).max() < 3
+
+
+def test_colours_of_srgb_are_left_as_they_are(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert (saved(tmp_path / "x.png", image, icc_profile=profile) == np.array(image)).all()
+
+
+@pytest.mark.parametrize(("mode", "profile"),
+                         [("CMYK", exchanged()), ("RGB", b"no profile"), ("RGB", exchanged()[:200])])
+def test_a_profile_that_cannot_be_applied_is_said(tmp_path: Path, mode: str, profile: bytes) -> None:
+    with pytest.raises(ValueError, match=r"x\.tif is no image that can be read \(.*profile.*save it again"):
+        saved(tmp_path / "x.tif", Image.new(mode, (4, 4)), icc_profile=profile)

@@ -21,6 +21,20 @@ def test_reduced_precision_follows_the_device(monkeypatch):
     assert device_module.autocast_dtype(torch.device("mps")) is None
 
 
+@pytest.mark.parametrize(
+    ("cuda", "mps", "local_rank", "chosen"),
+    [(False, False, None, "cpu"), (False, True, None, "mps"), (True, False, None, "cuda:0"),
+     (True, True, "1", "cuda:1"), (False, True, "1", "cpu")],  # processes that talk through gloo
+)
+def test_the_fastest_device_that_is_there_is_chosen(cuda, mps, local_rank, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert str(device_module.default_device()) == chosen
+
+
 def test_compiling_is_for_long_runs_on_cuda():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     assert device_module.compiling_pays(cuda, 10_000)

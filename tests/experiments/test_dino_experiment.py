@@ -1,0 +1,65 @@
+"""Self-distillation on scenes: neighbours, entropies and overlaps with known answers, and what a record has."""
+
+import json
+import math
+
+import pytest
+import torch
+from usual import USUAL, check_the_card_tells_the_grid
+
+from experiments import dino, runner
+from vitlite import ViT, ViTConfig
+from vitlite.dino import SelfDistillation
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dino")
+    path = runner.run("dino", "quick", folder=folder, work=folder / "work")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_card_tells_the_grid():
+    check_the_card_tells_the_grid(dino)
+
+
+def test_a_record_has_every_way(record):
+    assert [run["way"] for run in record["runs"]] == list(dino.WAYS)
+    for run in record["runs"]:
+        assert run.keys() >= USUAL | {"attention", "curve"}
+        assert len(run["attention"]["jaccard"]["heads"]) == 4
+        assert (run["curve"] is None) == (run["way"] in ("supervised", "untrained"))
+    assert record["runs"][0]["curve"]["step"] == [0, 1, 2, 3, 4]
+    assert dino.show(record).count("\n") == 7, "two lines of head, five ways, the middle"
+
+
+def test_neighbours_vote_by_cosine():
+    known = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.0, 1.0]])
+    labels, asked = torch.tensor([0, 0, 1]), torch.tensor([[2.0, 0.1], [0.1, 3.0]])
+    assert dino.nearest(known, labels, asked, torch.tensor([0, 1]), k=1) == 1.0
+    assert dino.nearest(known, labels, asked, torch.tensor([0, 0]), k=1) == 0.5
+    assert dino.nearest(known, labels, asked, torch.tensor([0, 1]), k=3) == 1.0, "the near one outweighs two far ones"
+
+
+def test_a_map_that_is_the_mask_overlaps_whole_and_an_even_one_by_its_share():
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, :4] = True
+    assert dino.jaccard(torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]), mask).item() == 1
+    assert dino.jaccard(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]), mask).item() == 0
+    assert dino.jaccard(torch.tensor([[[0.7, 0.1], [0.1, 0.1]]]), mask).item() == 0.5, "one patch holds 60 %"
+    assert dino.jaccard(torch.ones(1, 2, 2), mask).item() == pytest.approx(2 / 3), "three of four patches hold 60 %"
+
+
+def test_entropies_of_a_uniform_and_of_a_single_answer():
+    torch.manual_seed(0)
+    vit = ViT(ViTConfig(16, 4, 3, 10, embed_dim=16, depth=1, num_heads=2, mlp_dim=32))
+    model, images = SelfDistillation(vit, outputs=4, small=8, temperature=1e6), torch.randn(5, 3, 16, 16)
+    told = dino.untold(model, images)
+    assert told["each"] == pytest.approx(1)
+    assert told["all"] == pytest.approx(1)
+    model.temperature = 1e-3
+    model.centre += torch.tensor([-9.0, 0, 0, 0])  # the first class wins every image
+    told = dino.untold(model, images)
+    assert told["each"] == pytest.approx(0, abs=1e-6)
+    assert told["all"] == pytest.approx(0, abs=1e-6)
+    assert math.isfinite(told["all"])
