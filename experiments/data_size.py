@@ -24,7 +24,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import records
 from experiments.families import SMALL, build
 from experiments.measure import best, bracketed, trained, tried, tuned, unmasked, usual_recipe
 from experiments.statistics import curve, grouped, interval, paired
@@ -191,17 +190,17 @@ def summarise(runs: list[dict]) -> dict:
     return summary
 
 
-def show(record: dict, what: str) -> Figure | str:
+def show(record: dict, what: str) -> Figure:
     """The record as chapter 7 shows it.
 
     Args:
         record: The record ``data_size``.
-        what: ``"accuracy"`` and ``"training_and_test"``: figures. ``"rates"``: a table, as Markdown.
+        what: ``"accuracy"`` and ``"training_and_test"``: figures.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is neither.
     """
-    views = {"accuracy": _accuracy, "training_and_test": _training, "rates": _rates}
+    views = {"accuracy": _accuracy, "training_and_test": _training}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -223,7 +222,6 @@ def _belongs(run: dict, name: str, length: str, runs: list[dict]) -> bool:
 # ---- what chapter 7 shows
 
 NAMES = {"resnet": "ResNet", "vit": "ViT", "hybrid": "hybrid"}
-SETS = {"cifar10": "CIFAR-10", "scenes": "scenes"}
 
 
 def _accuracy(record: dict) -> Figure:
@@ -232,16 +230,6 @@ def _accuracy(record: dict) -> Figure:
               for family, name in NAMES.items()}
     return plots.lines(curves, "training images", "test accuracy (%)",
                        f"Photographs: in {record['config']['steps']:,} steps the ResNet needs fewer images", logx=True)
-
-
-def _rates(record: dict) -> str:
-    trials = {(run["data"], run["tuned_at"], run["family"]): run["search"] for run in record["runs"]}
-    rates, rows = sorted({rate for tries in trials.values() for rate in tries}, key=float), []
-    for (name, size, family), accuracies in sorted(trials.items()):
-        chosen = str(best(accuracies))
-        cells = {rate: f"**{share:.1%}**" if rate == chosen else f"{share:.1%}" for rate, share in accuracies.items()}
-        rows.append([SETS[name], f"{size:,}", NAMES[family], *(cells.get(rate, "") for rate in rates)])
-    return records.table(["set", "images", "family", *(f"rate {rate}" for rate in rates)], rows, left=3)
 
 
 def _training(record: dict) -> Figure:

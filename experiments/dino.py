@@ -29,7 +29,7 @@ from vitlite import ViT, cost, data, weights
 from vitlite.analysis import centre_prior, class_attention, localisation
 from vitlite.dino import SelfDistillation, answers
 from vitlite.masked import masked_patches
-from vitlite.train import Trainer, outputs
+from vitlite.train import Recipe, Trainer, outputs
 
 __all__ = ["DATASET", "SCALES", "WAYS", "heads_on_masks", "jaccard", "nearest", "points", "run", "show", "summarise",
            "untold"]
@@ -81,7 +81,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         torch.manual_seed(seed)
         changed = {"no centring": {"centring": False}, "no sharpening": {"temperature": 0.1}}.get(way, {})
         model = SelfDistillation(vit, **config["dino"], **changed).to(config["device"])
-        vit, curve, seconds = *_learn(model, sets, recipe, seed, config["device"], path), seconds
+        vit, curve = _learn(model, sets, recipe, seed, config["device"])
         seconds = curve.pop("seconds")
     if way in ("dino", "supervised") and seed == config["seeds"][0] and config["publish"]:
         weights.save(vit, CHECKPOINTS / f"dino_{way}.safetensors", classes=sets.train.classes, mean=sets.train.mean,
@@ -122,7 +122,7 @@ def show(record: dict) -> str:
                           "Jaccard, best head", "heads' mean"], rows)
 
 
-def _learn(model: SelfDistillation, sets: data.Splits, recipe, seed: int, device: str, path: Path) -> tuple[ViT, dict]:
+def _learn(model: SelfDistillation, sets: data.Splits, recipe: Recipe, seed: int, device: str) -> tuple[ViT, dict]:
     batch = sets.validation.to(device).normalised()[:256]
     curve: dict = {"step": [0], **{key: [value] for key, value in untold(model, batch).items()}}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from vitlite import cost, data
-from vitlite.files import decoding, written_whole
+from vitlite.files import decoding, held, written_whole
 from vitlite.train import Trainer, evaluate
 from vitlite.train import checkpoint as checkpoints
 from vitlite.train.callbacks import Callback
@@ -182,11 +182,12 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
     Raises:
         ValueError: If the file holds a model of another shape, such as another patch size; the message lists where.
     """
-    saved = checkpoints.load(path, {})
-    if saved is None:
-        measured = train()
-        checkpoints.save(path, {"measured": measured}, model=model.state_dict())
-        return measured
+    with held(path, wait=True):  # several runs at a time may need the same model
+        saved = checkpoints.load(path, {})
+        if saved is None:
+            measured = train()
+            checkpoints.save(path, {"measured": measured}, model=model.state_dict())
+            return measured
     parts, metadata = saved
     fill(model, parts["model"], f"{path}, from an earlier run,")
     return metadata["measured"]

@@ -129,24 +129,22 @@ def summarise(runs: list[dict]) -> dict:
 # ---- the pieces
 
 
-def probed(features: Tensor, labels: Tensor, l2: float) -> tuple[LinearProbe, Tensor, Tensor]:
-    """A linear map on features whose mean and spread are evened out, and both of these, ``[D]`` each."""
-    mean, spread = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-    return linear_probe((features - mean) / spread, labels, int(labels.max()) + 1, l2=l2), mean, spread
+def probed(features: Tensor, labels: Tensor, l2: float) -> LinearProbe:
+    """A linear map on features that count alike, whatever their deviations."""
+    return linear_probe(features, labels, int(labels.max()) + 1, l2=l2, standardise=True)
 
 
-def in_the_head(model: ViT, probe: LinearProbe, mean: Tensor, spread: Tensor) -> None:
-    """Make a linear map, as ``probed`` gives it, the model's head: its logits are then the map's scores."""
-    weight = (probe.weight / spread.double()[:, None]).T
+def in_the_head(model: ViT, probe: LinearProbe) -> None:
+    """Make a linear map the model's head: its logits are then the map's scores."""
     with torch.no_grad():
-        model.head[-1].weight.copy_(weight)
-        model.head[-1].bias.copy_(probe.bias - weight @ mean.double())
+        model.head[-1].weight.copy_(probe.weight.T)
+        model.head[-1].bias.copy_(probe.bias)
 
 
 def with_a_linear_map(model: ViT, train: data.Split, l2: float) -> ViT:
     """Fit a linear map to a model's features of the training images, and make it the model's head, in place."""
     features = enlarged_outputs(model, train, model.features)
-    in_the_head(model, *probed(features, train.labels, l2))
+    in_the_head(model, probed(features, train.labels, l2))
     return model
 
 
@@ -292,9 +290,8 @@ def _frozen(states: list[Tensor], sets: data.Splits, model: ViT, config: dict, f
 
     def accuracies(of: list[Tensor], chosen: slice = slice(None)) -> tuple[float, float]:
         """Of a linear map that some of the training images fit, on validation and test images."""
-        probe, mean, spread = probed(of[0][chosen], labels[chosen], config["l2"])
-        return tuple(probe.accuracy((x - mean) / spread, split.labels)
-                     for x, split in zip(of[1:], sets[1:], strict=True))
+        probe = probed(of[0][chosen], labels[chosen], config["l2"])
+        return tuple(probe.accuracy(x, split.labels) for x, split in zip(of[1:], sets[1:], strict=True))
 
     # The head reads the class token after the last norm.
     token = [model.norm.cpu()(x[:, -1, 0]).detach() for x in states]

@@ -241,9 +241,9 @@ def show(record: dict, what: str) -> Figure | str:
 
 
 def _plain(record: dict) -> dict[str, dict[int, dict]]:
-    """Test accuracy with Muon on the plain question, by network and number of images, from few to many."""
+    """Test accuracy with Muon on the plain question, by network and number of images."""
     plain = record["summary"]["plain"]
-    return {network: {int(size): plain[network]["muon"][size] for size in sorted(plain[network]["muon"], key=int)}
+    return {network: {int(size): row for size, row in plain[network]["muon"].items()}
             for network in NAMES if network in plain}
 
 
@@ -261,11 +261,8 @@ def _by_rate(record: dict) -> Figure:
         if network in NETWORKS[:2]:
             tries = sorted((float(rate), 100 * share) for rate, share in same[0]["search"].items())
             curves[f"{NAMES[network]}, {OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
-    figure = plots.lines(curves, "learning rate", "validation accuracy (%)",
-                         "With 1,000 images one rate of seven suits the ResNet", logx=True)
-    figure.axes[0].get_legend().remove()
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    return plots.lines(curves, "learning rate", "validation accuracy (%)",
+                       "With 1,000 images one rate of seven suits the ResNet", logx=True, legend_columns=2)
 
 
 def _sizes(record: dict) -> str:

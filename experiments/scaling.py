@@ -27,7 +27,7 @@ from torch import nn
 
 from experiments import records
 from experiments.measure import best, bracketed, loaded, trained, tried, usual_recipe
-from experiments.statistics import grouped, interval, paired
+from experiments.statistics import curve, grouped, interval, paired
 from vitlite import ViT, ViTConfig, checks, plots
 from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet, ResNetConfig
@@ -268,12 +268,8 @@ NAMES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "hybrid"}
 
 
 def _by_cost(networks: list[dict]) -> tuple:
-    """One curve: training FLOPs in TFLOP, test accuracy in per cent, and its interval over the seeds."""
-    networks = sorted(networks, key=lambda one: one["train_flops"])
-    ends = [[one["test_accuracy"][end] for one in networks] for end in ("mean", "low", "high")]
-    percent = [[100 * (mean if value is None else value) for mean, value in zip(ends[0], values, strict=True)]
-               for values in ends]
-    return [one["train_flops"] / 1e12 for one in networks], *percent
+    """One curve: test accuracy over training FLOPs in TFLOP."""
+    return curve({one["train_flops"] / 1e12: one["test_accuracy"] for one in networks})
 
 
 def _accuracy(record: dict) -> Figure:

@@ -640,20 +640,6 @@ def test_a_file_dropped_beside_the_playground_does_not_replace_the_page(tab: Pag
     assert tab.url == before
 
 
-def test_a_finger_that_scrolls_chooses_no_patch_and_one_that_taps_does(tab: Page) -> None:
-    tab.set_viewport_size({"width": 360, "height": 740})
-    tab.locator(".pg-stage").scroll_into_view_if_needed()
-    before, (x, y) = state(tab, "[playground.page.asking, playground.page.hover]"), centre(tab, 36)
-    scrolled = tab.evaluate("scrollY")
-    devtools = tab.context.new_cdp_session(tab)
-    devtools.send("Input.synthesizeScrollGesture",
-                  {"x": x, "y": y, "yDistance": -150, "gestureSourceType": "touch", "speed": 800})
-    assert tab.evaluate("scrollY") > scrolled + 50
-    assert state(tab, "[playground.page.asking, playground.page.hover]") == before
-    tab.touchscreen.tap(*centre(tab, 37))
-    assert state(tab, "[playground.page.asking, playground.page.hover]") != before
-
-
 # ---------------------------------------------------------------- where it runs
 
 

@@ -153,11 +153,9 @@ def _started(options: argparse.Namespace, device: torch.device) -> tuple[data.Sp
         sets = data.Splits(*(dataclasses.replace(split, mean=mean, std=std) for split in sets))
     model = model.at_resolution(size).reset_head(len(sets.train.classes))
     features = outputs(model, sets.train, model.features)
-    mean, spread = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-    probe = analysis.linear_probe((features - mean) / spread, sets.train.labels, len(sets.train.classes))
-    weight = (probe.weight / spread.double()[:, None]).T
+    probe = analysis.linear_probe(features, sets.train.labels, len(sets.train.classes), standardise=True)
     for head in filter(None, (model.head, model.distillation_head)):
-        head[-1].load_state_dict({"weight": weight.float(), "bias": (probe.bias - weight @ mean.double()).float()})
+        head[-1].load_state_dict({"weight": probe.weight.T.float(), "bias": probe.bias.float()})
     accuracy = evaluate(model, sets.validation).accuracy
     print(f"{options.start}: with a linear map on its features, validation accuracy {accuracy:.2%}", flush=True)
     return sets, model

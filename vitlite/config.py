@@ -52,6 +52,9 @@ class ViTConfig:
             grows linearly with depth from 0.
         layer_norm_eps: Epsilon of every LayerNorm.
         gelu: ``"exact"`` or ``"tanh"``, the approximation that the official code uses.
+        qk_norm: Whether each head's queries and keys pass a LayerNorm of their own before they are compared.
+        mlp: ``"gelu"``, the paper's two layers, or ``"swiglu"``, where one half of the first layer gates the other; its
+            ``mlp_dim`` counts one half.
 
     Raises:
         TypeError, ValueError: If a field is of another type, or does not fit another; the message says what to do.
@@ -83,6 +86,8 @@ class ViTConfig:
     drop_path: float = 0.0
     layer_norm_eps: float = 1e-6
     gelu: Literal["exact", "tanh"] = "exact"
+    qk_norm: bool = False
+    mlp: Literal["gelu", "swiglu"] = "gelu"
 
     def __post_init__(self) -> None:
         names = "in_channels", "num_classes", "embed_dim", "depth", "num_heads", "mlp_dim"
@@ -100,7 +105,8 @@ class ViTConfig:
         flag = False, True
         choices = {"pool": ("token", "mean"), "pool_norm": ("before", "after"), "head": ("linear", "mlp"),
                    "gelu": ("exact", "tanh"), "position": position.KINDS, "class_token": (None, *flag),
-                   "distillation": flag, "prefix_positions": flag, "zero_head": flag}
+                   "distillation": flag, "prefix_positions": flag, "zero_head": flag, "qk_norm": flag,
+                   "mlp": ("gelu", "swiglu")}
         for name, known in choices.items():
             checks.choice(known, **{name: getattr(self, name)})
         if self.pool == "token" and self.class_token is False:

@@ -53,9 +53,7 @@ class SelfDistillation(nn.Module):
             raise ValueError(f"position is {vit.config.position!r}, made for one size of image; expected a kind that "
                              "is added to the tokens, such as 'learned-1d'")
         checks.divides((small, small), checks.pair(vit.config.patch_size))
-        for name, parameter in vit.named_parameters():
-            if "head." in name:  # to which no gradient comes
-                parameter.requires_grad_(False)
+        vit.freeze_heads()
         width, directions = vit.config.embed_dim, nn.Linear(64, outputs, bias=False)
         head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 64))
         self.student = nn.ModuleDict({"vit": vit, "head": head, "heads": directions})

@@ -87,10 +87,14 @@ def _part_of(target: Path, path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(path: str | Path) -> Iterator[None]:
+def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Be the only run that writes a file, for as long as the block lasts; a killed one no longer holds it.
 
     Where the system knows no such locks, nothing is held.
+
+    Args:
+        path: The file.
+        wait: Wait for the end of another run that holds it.
 
     Raises:
         RuntimeError: If another run holds it, in this process or another one.
@@ -107,18 +111,21 @@ def held(path: str | Path) -> Iterator[None]:
     lock = target.with_name(f".{target.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if fcntl is not None:
+        while fcntl is not None:
             file = stack.enter_context(open(lock, "ab"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
-            except BlockingIOError:
+            except (BlockingIOError, FileNotFoundError):  # the second: it was removed between two looks
                 free = False
             except OSError:  # a file system without locks
                 free = True
+            if wait and not free:  # the one that held it has removed it: hold the next
+                continue
             if not free:
                 raise RuntimeError(f"{path} is in use by another run: wait for its end, or give this one another path")
             stack.callback(lock.unlink, missing_ok=True)  # before it is let go: the next one makes its own
+            break
         yield
 
 

@@ -57,9 +57,7 @@ class MaskedAutoencoder(nn.Module):
         sizes = config.image_size, config.patch_size, config.in_channels, pixels, decoder_dim, decoder_depth
         small = ViTConfig(*sizes, config.num_heads, 2 * decoder_dim, "mean", position=config.position, zero_head=False)
         self.decoder = ViT(small, patch_embed=nn.Identity())
-        for name, parameter in vit.named_parameters():
-            if "head." in name:  # to which no gradient comes
-                parameter.requires_grad_(False)
+        vit.freeze_heads()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Of images ``[B, C, H, W]``: mean squared error over hidden patches, and the share of variance explained."""

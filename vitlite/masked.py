@@ -71,9 +71,7 @@ class MaskedPatches(nn.Module):
         self.head = nn.Linear(config.embed_dim, LEVELS**config.in_channels if target == "colour" else pixels)
         self.register_buffer("mean", torch.tensor([*mean], dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor([*std], dtype=torch.float32).view(-1, 1, 1))
-        for head in (vit.head, vit.distillation_head):
-            if head is not None:
-                head.requires_grad_(False)  # several processes wait for every gradient that is promised
+        vit.freeze_heads()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Of images ``[B, C, H, W]``: the loss over the corrupted patches, and how often their mean colour was right.

@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, relative: position.RelativeKeys | None = None,
-        rotary: position.Rotary | None = None,
+        rotary: position.Rotary | None = None, norms: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         checks.heads(embed_dim, num_heads)
@@ -84,6 +84,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.relative, self.rotary = relative, rotary
+        self.query_norm, self.key_norm = norms or (None, None)
         self.checks_input = True
 
     def weights(self, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -97,6 +98,8 @@ class Attention(nn.Module):
             checks.tokens(x, self.qkv.in_features)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, h, D/h]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, D/h]
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)  # each head's vector by itself
         if self.rotary is not None:
             query, key = self.rotary(query), self.rotary(key)  # turned by row and column
         bias = self.relative(query * self.scale) if self.relative is not None else None  # [B, h, T, T] (App. D.4)
@@ -113,23 +116,35 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them, applied to each token alone.
 
+    With ``kind="swiglu"`` (Shazeer, 2020) the first gives two halves, and the SiLU of one multiplies the other.
+
     Example:
         >>> Mlp(embed_dim=64, mlp_dim=256)(torch.zeros(1, 17, 64)).shape
         torch.Size([1, 17, 64])
     """
 
-    def __init__(self, embed_dim: int, mlp_dim: int, dropout: float = 0.0, gelu: str = "exact") -> None:
+    def __init__(
+        self, embed_dim: int, mlp_dim: int, dropout: float = 0.0, gelu: str = "exact", kind: str = "gelu"
+    ) -> None:
         super().__init__()
         checks.at_least(1, embed_dim=embed_dim, mlp_dim=mlp_dim)
         checks.choice(("exact", "tanh"), gelu=gelu)
-        self.expand = nn.Linear(embed_dim, mlp_dim)
+        checks.choice(("gelu", "swiglu"), kind=kind)
+        self.gated = kind == "swiglu"
+        self.expand = nn.Linear(embed_dim, 2 * mlp_dim if self.gated else mlp_dim)
         self.gelu = nn.GELU(approximate="none" if gelu == "exact" else "tanh")
         self.contract = nn.Linear(mlp_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` -> ``[..., D]``."""
-        x = self.dropout(self.gelu(self.expand(x)))  # [..., mlp_dim]
+        x = self.expand(x)  # [..., mlp_dim], or twice that
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            x = F.silu(gate) * x
+        else:
+            x = self.gelu(x)
+        x = self.dropout(x)  # [..., mlp_dim]
         return self.dropout(self.contract(x))  # [..., D]
 
 
@@ -168,9 +183,10 @@ class Block(nn.Module):
         relative = position.RelativeKeys(*sizes) if config.position == "relative" else None
         turned = config.grid, config.prefix_tokens, config.embed_dim // config.num_heads
         rotary = position.Rotary(*turned) if config.position == "rotary" else None
-        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative, rotary)
+        norms = [nn.LayerNorm(turned[2], eps=config.layer_norm_eps) for _ in range(2)] if config.qk_norm else None
+        self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative, rotary, norms)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        self.mlp = Mlp(config.embed_dim, config.mlp_dim, config.dropout, config.gelu)
+        self.mlp = Mlp(config.embed_dim, config.mlp_dim, config.dropout, config.gelu, config.mlp)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, z: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -343,6 +359,11 @@ class ViT(nn.Module):
         self.head = Head(self.config).to(self.norm.weight)
         self.distillation_head = Head(self.config).to(self.norm.weight) if self.config.distillation else None
         return self
+
+    def freeze_heads(self) -> None:
+        """Promise no gradient to the heads, for a training in which they take no part: processes would wait for it."""
+        for head in filter(None, (self.head, self.distillation_head)):
+            head.requires_grad_(False)
 
     # ---- details
 

@@ -1,8 +1,9 @@
 """The figure that stands for a chapter on the first page: the one whose cell has the tag ``cover``."""
 
 import base64
-import json
 from pathlib import Path
+
+from execute import read
 
 TAG = "cover"
 
@@ -15,9 +16,8 @@ def covers(notebooks: Path, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(notebooks.glob("[0-9]*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        pictures = [output["data"]["image/png"] for cell in cells if TAG in cell["metadata"].get("tags", [])
-                    for output in cell["outputs"] if "image/png" in output.get("data", {})]
+        pictures = [output.data["image/png"] for cell in read(path).cells if TAG in cell.metadata.get("tags", [])
+                    for output in cell.outputs if "image/png" in output.get("data", {})]
         if len(pictures) != 1:
             raise ValueError(f"{path.name} has {len(pictures)} stored pictures in cells with the tag {TAG!r}; "
                              "expected one: give the tag to the cell whose figure stands for the chapter")

@@ -5,21 +5,19 @@ the file too. The file has an outline, and contents in front.
 """
 
 import re
-import shutil
 import sys
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
+from chromium import chromium
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build/html"
 JOINED = ROOT / "_build/book.html"  # beside the site, whose files it uses
 PDF = ROOT / "_build/book.pdf"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 NUMBER = '<div style="width: 100%; font-size: 8px; text-align: center"><span class="pageNumber"></span></div>'
 PRINTED = "() => document.fonts.ready.then(() => window.MathJax?.startup?.promise).then(() => true)"
 LOADED = "Promise.all([...document.images].map(x => { x.loading = 'eager'; return x.decode().catch(() => 0) }))"
@@ -108,18 +106,13 @@ def joined() -> str:
 """
 
 
-def browser() -> str:
-    """The path of a Chromium or Chrome."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), str(MAC) if MAC.exists() else None)
-    if not path:
-        sys.exit("make pdf prints through Chromium or Chrome, and there is none here: install one of them")
-    return path
-
-
 def write(source: Path, target: Path) -> None:
     """Print a page into a file, once its formulas stand and its pictures are there."""
+    path = chromium()
+    if not path:
+        sys.exit("make pdf prints through Chromium or Chrome, and there is none here: install one of them")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=browser())
+        running = playwright.chromium.launch(executable_path=path)
         tab = running.new_page()
         tab.set_default_timeout(300_000)
         tab.goto(source.as_uri(), wait_until="load")

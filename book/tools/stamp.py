@@ -45,7 +45,8 @@ def origin(folder: Path = ROOT) -> Source:
 
 def known() -> Source:
     """What the settings name, else the origin; nothing if neither can be used."""
-    return named() if named()[0] else origin()
+    settings = named()
+    return settings if settings[0] else origin()
 
 
 def public(address: str) -> str:
@@ -74,7 +75,9 @@ def stamped(notebook: nbformat.NotebookNode) -> Source:
 
 def is_stamped(notebook: nbformat.NotebookNode, source: Source | None = None) -> bool:
     """Whether a chapter has its first cell, with what the settings name; if they name nothing, with any address."""
-    source = source or (named() if named()[0] else stamped(notebook))
+    if source is None:
+        settings = named()
+        source = settings if settings[0] else stamped(notebook)
     cell = notebook.cells[0]
     return cell.cell_type == "code" and cell.source == first_cell(*source) and TAG in cell.metadata.get("tags", [])
 
@@ -89,9 +92,10 @@ def stamp(notebook: nbformat.NotebookNode, source: Source = ("", "")) -> None:
 
 def main() -> None:
     """Stamp every chapter that needs it, and tidy those that were edited, without running them."""
+    address = known()
     for path in sorted(CHAPTERS.glob("*.ipynb")):
         notebook, before = read(path), path.read_bytes()
-        source = known() if known()[0] else stamped(notebook)
+        source = address if address[0] else stamped(notebook)
         if not is_stamped(notebook, source):
             stamp(notebook, source)
         write(tidy(notebook), path)

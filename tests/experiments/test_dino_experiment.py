@@ -1,22 +1,19 @@
 """Self-distillation on scenes: neighbours, entropies and overlaps with known answers, and what a record has."""
 
-import json
 import math
 
 import pytest
 import torch
-from usual import USUAL, check_the_card_tells_the_grid
+from usual import USUAL, check_the_card_tells_the_grid, quick_record
 
-from experiments import dino, runner
+from experiments import dino
 from vitlite import ViT, ViTConfig
 from vitlite.dino import SelfDistillation
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dino")
-    path = runner.run("dino", "quick", folder=folder, work=folder / "work")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return quick_record("dino", tmp_path_factory.mktemp("dino"))
 
 
 def test_the_card_tells_the_grid():

@@ -1,20 +1,17 @@
 """A masked autoencoder, then labels: equal compute, and what is kept."""
 
-import json
 
 import pytest
-from usual import USUAL, check_the_card_tells_the_grid
+from usual import USUAL, check_the_card_tells_the_grid, quick_record
 
-from experiments import mae, records, runner
+from experiments import mae, records
 from experiments.families import build
 from vitlite import weights
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mae")
-    path = runner.run("mae", "quick", folder=folder, work=folder / "work")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return quick_record("mae", tmp_path_factory.mktemp("mae"))
 
 
 def test_the_card_tells_the_grid():

@@ -8,6 +8,7 @@ from usual import USUAL, check_the_card_tells_the_grid
 
 from experiments import real, real_weights, records, runner
 from vitlite import ViT, ViTConfig
+from vitlite.analysis import linear_probe
 
 QUICK = real_weights.SCALES["quick"]
 
@@ -64,9 +65,10 @@ def test_fine_tuning_begins_where_the_linear_map_ends(record):
 def test_a_linear_map_in_the_head_gives_its_scores():
     model, images = small(), torch.randn(30, 3, 28, 28)
     features, labels = model.features(images).detach(), torch.arange(30) % 3
-    probe, mean, spread = real_weights.probed(features, labels, 0.1)
-    real_weights.in_the_head(model, probe, mean, spread)
-    wanted = probe((features - mean) / spread)
+    real_weights.in_the_head(model, real_weights.probed(features, labels, 0.1))
+    mean, spread = features.mean(dim=0), features.std(dim=0)
+    evened = (features - mean) / spread
+    wanted = linear_probe(evened, labels, 3, 0.1)(evened)
     torch.testing.assert_close(model(images).double(), wanted, rtol=0, atol=1e-4)
 
 

@@ -25,6 +25,7 @@ from vitlite.train import Trainer
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests/vitlite/train"), str(ROOT / "tests/vitlite/data"), str(ROOT / "book/tools")]
 import execute  # noqa: E402
+from alone import alone  # noqa: E402
 from test_datasets import _archive  # noqa: E402
 from tiny import RECIPE, dropping, same, splits  # noqa: E402
 
@@ -72,6 +73,7 @@ def killed(call, entering, rest, file=""):
     return os.waitpid(child, 0)[1] == signal.SIGALRM
 
 
+@alone
 def test_a_training_that_is_killed_goes_on_to_the_same_weights(tmp_path, often):
     torch.set_num_threads(1)  # a fork has no threads but its own
 

@@ -94,8 +94,8 @@ def test_predict_says_what_is_missing(tmp_path, squares, capsys):
         ([str(bare), picture], "does not say how its images are normalised"),
         ([str(grey), picture], "takes 1 channel(s); predict reads colour images"),
         ([str(squares), picture, "--top", "0"], "--top is 0; name at least one class"),
-        ([str(squares), str(tmp_path / "none.png")], "none.png cannot be read as an image"),
-        ([str(squares), str(squares)], "model.safetensors cannot be read as an image"),
+        ([str(squares), str(tmp_path / "none.png")], "none.png is no image that can be read"),
+        ([str(squares), str(squares)], "model.safetensors is no image that can be read"),
     ):
         assert main(["predict", *words]) == 1
         assert message in capsys.readouterr().err

@@ -459,3 +459,31 @@ def test_another_precision_is_refused_with_what_to_pass_unless_autocast_mends_it
 
 
 TRACED = ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48, zero_head=False)
+
+
+def test_normalised_queries_and_keys_make_the_logits_blind_to_their_length():
+    torch.manual_seed(0)
+    x, norms = torch.randn(2, 5, 24), (nn.LayerNorm(8), nn.LayerNorm(8))
+    bare, normed = Attention(24, 3), Attention(24, 3, norms=norms)
+    normed.load_state_dict(bare.state_dict(), strict=False)
+    before = [attention(x, return_attention=True)[1] for attention in (bare, normed)]
+    with torch.no_grad():
+        for attention in (bare, normed):
+            attention.qkv.weight[:48] *= 100
+            attention.qkv.bias[:48] *= 100
+    after = [attention(x, return_attention=True)[1] for attention in (bare, normed)]
+    assert (after[0] - before[0]).abs().max() > 0.3
+    torch.testing.assert_close(after[1], before[1], rtol=0, atol=1e-4)
+
+
+def test_swiglu_is_its_definition():
+    mlp, x = Mlp(6, 4, kind="swiglu").double(), torch.randn(3, 6, dtype=torch.float64)
+    gate, value = (x @ mlp.expand.weight.T + mlp.expand.bias).split(4, dim=-1)
+    wanted = (gate / (1 + torch.exp(-gate)) * value) @ mlp.contract.weight.T + mlp.contract.bias
+    torch.testing.assert_close(mlp(x), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("field", "value"), [("mlp", "geglu"), ("qk_norm", "yes")])
+def test_an_unknown_option_of_the_block_is_refused(field, value):
+    with pytest.raises((TypeError, ValueError), match=f"{field} is '{value}'"):
+        ViTConfig(**{field: value})

@@ -61,6 +61,9 @@ TIMM = {
     "dynamic size": {"dynamic_img_size": True},
     "layer scale": {"init_values": 0.1},
     "DeiT III": {"init_values": 1e-6, "no_embed_class": True},
+    "normalised queries and keys": {"qk_norm": True, "num_heads": 2},
+    "SwiGLU in one layer": {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": "silu"},
+    "SwiGLU in two layers": {"mlp_layer": timm.layers.SwiGLU, "act_layer": "silu", "qk_norm": True, "init_values": 0.1},
     "DINOv2 with registers": {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True},
 }
 
@@ -275,7 +278,6 @@ def test_an_older_timm_head_with_pre_logits():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"qk_norm": True}, r"blocks.0.attn.q_norm.weight: normalised queries .* \(\d+ more\)"),
         ({"pre_norm": True}, "norm_pre.weight: a norm before the first block"),
         ({"global_pool": "map"}, "global_pool='map'|attention pooling"),
         ({"global_pool": "max"}, "global_pool='max'"),
@@ -295,13 +297,16 @@ def test_what_timm_has_and_we_cannot_express_is_refused_by_name(changes, message
 def test_other_parts_of_timm_are_refused_by_name():
     for changes, message in (
         ({"block_fn": timm.models.vision_transformer.ResPostBlock}, "ResPostBlock"),
-        ({"mlp_layer": timm.layers.SwiGLU}, "SwiGLU"),
-        ({"mlp_layer": timm.layers.GluMlp}, "GluMlp"),
+        ({"mlp_layer": timm.layers.GluMlp}, "a GluMlp other than SwiGLUPacked"),
+        ({"mlp_layer": timm.layers.SwiGLUPacked}, "a GluMlp other than SwiGLUPacked"),  # timm's GELU gates here
     ):
         with pytest.raises(ValueError, match=message):
             weights.from_timm(timm_vit(**changes))
-    with pytest.raises(ValueError, match=r"expand.weight: \[\d+, 24\] there"):
-        weights.from_timm(timm_vit(mlp_layer=timm.layers.GluMlp).state_dict(), num_heads=3)
+    gate = {"blocks.0.attn.gate.weight": torch.ones(24, 24)}
+    with pytest.raises(ValueError, match="blocks.0.attn.gate.weight: a gated attention, which multiplies its output"):
+        weights.from_timm(timm_vit().state_dict() | gate, num_heads=3)
+    loud(lambda: weights.from_timm(timm_vit(mlp_layer=timm.layers.GluMlp).state_dict(), num_heads=3, image_size=16,
+                                   layer_norm_eps=1e-6), "assumed is .*mlp='swiglu'")
     with pytest.raises(ValueError, match="ResNet here; expected timm's VisionTransformer"):
         weights.from_timm(timm.create_model("resnet18"))
     with pytest.raises(ValueError, match="not the weights of a timm VisionTransformer.*conv1.weight"):
@@ -532,9 +537,6 @@ def test_a_backbone_of_transformers_gets_a_new_head():
 def test_what_transformers_has_and_we_cannot_express_is_refused():
     with pytest.raises(ValueError, match="hidden_act='quick_gelu'"):
         weights.from_transformers(hf_vit(hidden_act="quick_gelu"))
-    for source in (gated := dinov2(use_swiglu_ffn=True), gated.state_dict()):
-        with pytest.raises(ValueError, match="mlp.gate_proj.weight: a gated MLP .* .as SwiGLU., which multiplies two"):
-            weights.from_transformers(source, num_heads=3)
     dino3 = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**HF))
     with pytest.raises(ValueError, match="rope_embeddings: rotary positions, which turn queries and keys"):
         weights.from_transformers(dino3)
@@ -557,23 +559,27 @@ def dinov2(registers=0, kind="Model", **changes):
 
 
 def old_dinov2_names(state):
-    pairs = {".q_proj": ".attention.query", ".k_proj": ".attention.key", ".v_proj": ".attention.value",
+    for name in [name for name in state if ".gate_proj." in name]:
+        both = state.pop(name), state.pop(name.replace("gate_proj", "up_proj"))
+        state[name.replace("gate_proj", "weights_in")] = torch.cat(both)
+    pairs = {".down_proj": ".weights_out"} if any(".weights_in." in name for name in state) else {}
+    pairs |= {".q_proj": ".attention.query", ".k_proj": ".attention.key", ".v_proj": ".attention.value",
              ".o_proj": ".output.dense"}
     for new, old in pairs.items():
         state = {name.replace(new, old): tensor for name, tensor in state.items()}
     return state
 
 
-@pytest.mark.parametrize("registers", [0, 3])
-def test_states_equal_dinov2s_of_transformers(registers):
-    theirs = dinov2(registers)
+@pytest.mark.parametrize(("registers", "gated"), [(0, False), (3, False), (0, True), (2, True)])
+def test_states_equal_dinov2s_of_transformers(registers, gated):
+    theirs = dinov2(registers, use_swiglu_ffn=gated)
     images = torch.randn(2, 3, 16, 16)
     wanted = theirs(images).last_hidden_state
     for source in (theirs, theirs.state_dict(), old_dinov2_names(theirs.state_dict())):
         ours = loud(lambda source=source: weights.from_transformers(source, num_heads=3), "without a head: a new one")
         torch.testing.assert_close(ours.encode(ours.embed(images)), wanted, rtol=0, atol=1e-4)
     assert wanted.std() > 0.1
-    assert ours.config.registers == registers
+    assert (ours.config.registers, ours.config.mlp) == (registers, "swiglu" if gated else "gelu")
     convention = "timm" if registers else "deit"
     other = loud(lambda: weights.from_transformers(theirs, image_size=(24, 20)), "without a head",
                  f"resampled for 24×20.*'{convention}'")

@@ -38,7 +38,9 @@ class LinearProbe:
         return (self(features).argmax(dim=1) == labels.to(self.weight.device)).double().mean().item()
 
 
-def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-3) -> LinearProbe:
+def linear_probe(
+    features: Tensor, labels: Tensor, classes: int, l2: float = 1e-3, *, standardise: bool = False
+) -> LinearProbe:
     """Regularised least squares from features to targets −1 and 1, in closed form; the bias is not regularised.
 
     Args:
@@ -47,9 +49,10 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
         classes: Number of classes.
         l2: Penalty on the squared weights, as a share of n times the features' mean variance; above 0. So the same
             number means the same for features of any scale, and for any number of images.
+        standardise: Penalise the weights that the features would have if each had deviation 1.
 
     Returns:
-        The fitted map.
+        The fitted map, of the features as they are.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
@@ -69,8 +72,10 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, l2: float = 1e-
     x = features.detach().double()
     targets = torch.nn.functional.one_hot(labels.long().to(x.device), classes).double() * 2 - 1
     mean, target_mean = x.mean(dim=0), targets.mean(dim=0)
-    x, targets = x - mean, targets - target_mean
+    spread = x.std(dim=0, correction=0).clamp_min(1e-6) if standardise else torch.ones_like(mean)
+    x, targets = (x - mean) / spread, targets - target_mean
     gram = x.T @ x
     penalty = l2 * (gram.diagonal().mean().item() or 1.0)  # features that do not vary get weights of zero
     weight = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=x.dtype, device=x.device), x.T @ targets)
+    weight = weight / spread[:, None]
     return LinearProbe(weight, target_mean - mean @ weight)

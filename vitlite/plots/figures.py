@@ -212,6 +212,7 @@ def lines(
     title: str | None = None,
     logx: bool = False,
     logy: bool = False,
+    legend_columns: int | None = None,
 ) -> Figure:
     """Draw curves over one pair of axes; colour, line style and marker all tell them apart.
 
@@ -222,6 +223,7 @@ def lines(
         ylabel: What y is, with its unit.
         logx: A logarithmic x axis.
         logy: A logarithmic y axis.
+        legend_columns: Lay the legend below the axes, in so many columns, where it would hide curves.
 
     Example:
         >>> fig = lines({"loss": ([1, 2, 3], [0.9, 0.5, 0.4])}, xlabel="epoch", ylabel="loss (nats)")
@@ -238,7 +240,9 @@ def lines(
         _log_x(ax, np.unique(np.concatenate([parts.as_array(curve[0]) for curve in series.values()])))
     if logy:
         ax.set_yscale("log")
-    if len(series) > 1:
+    if legend_columns:
+        fig.legend(loc="outside lower center", ncols=legend_columns, handlelength=3)
+    elif len(series) > 1:
         ax.legend(handlelength=3)
     return fig
 

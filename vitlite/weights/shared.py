@@ -28,11 +28,10 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 
 # What ViTConfig cannot express, by the names it has in the libraries, and what ours has instead.
 INEXPRESSIBLE = {
-    r"\b[qk]_norm|norm_[qk]\b": "normalised queries and keys; ours are compared as they are",
     r"rope|rotary": "rotary positions, which turn queries and keys; ours are not filled from other libraries",
     r"norm_pre|pre_?layr?norm": "a norm before the first block; ours enter it as they are",
     r"attn_pool|MAPHead": "attention pooling, a layer of its own; ours takes the class token or the mean",
-    r"w12|fc1_g|weights_in|\bgate": "a gated MLP or attention (as SwiGLU), which multiplies two branches; ours has one",
+    r"att\w+\.gate": "a gated attention, which multiplies its output; ours leaves it as it is",
     r"rel_pos|relative_position": "relative position biases; ours are keys",
     r"attn\.norm|mlp\.norm": "a norm inside attention or MLP; ours stand before them",
     r"patch_embed\.(backbone|norm)|conv_root|conv_proj\.\w+\.": "a stem that is no plain patch projection, nor the "
@@ -358,6 +357,9 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
         if all(part in state for part in parts):
             state[name.replace("query", "qkv")] = torch.cat([state.pop(part) for part in parts])
+    for name in [name for name in state if name.startswith("blocks.") and ".mlp.gate." in name]:
+        if (up := name.replace("gate", "up")) in state:
+            state[name.replace("gate", "expand")] = torch.cat([state.pop(name), state.pop(up)])
     _fold_layer_scale(state)
     if "late_registers" in state and "position" in state and "class_token" in state:
         table = state["position"]  # its first row is the class token's, registers come after positions are added
@@ -438,6 +440,10 @@ def _config(
                            "asked, though they could be a square image's; of that, load it without image_size= and "
                            "use at_resolution")
     patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
+    hidden = state["blocks.0.mlp.contract.weight"].shape[1]
+    gated = len(state.get("blocks.0.mlp.expand.weight", ())) == 2 * hidden
+    if gated and "gelu" in untold:
+        untold[untold.index("gelu")] = "mlp"  # the shapes of any other gate are the same
     shape = {
         "patch_size": _tidy(patch_size),
         "in_channels": channels,
@@ -445,7 +451,9 @@ def _config(
         "embed_dim": width,
         "depth": _depth(state),
         "num_heads": width // (80 if width == 1280 else 64),
-        "mlp_dim": state["blocks.0.mlp.contract.weight"].shape[1],
+        "mlp_dim": hidden,
+        "mlp": "swiglu" if gated else "gelu",
+        "qk_norm": "blocks.0.attention.query_norm.weight" in state,
         "prefix_positions": prefix == 0 or rows != patches,
         "head": "mlp" if "head.hidden.weight" in state else "linear",
     }

@@ -36,8 +36,14 @@ LIBRARY = Library(
             "norm2": "norm2",
             "attn.qkv": "attention.qkv",
             "attn.proj": "attention.projection",
+            "attn.q_norm": "attention.query_norm",
+            "attn.k_norm": "attention.key_norm",
             "mlp.fc1": "mlp.expand",
             "mlp.fc2": "mlp.contract",
+            "mlp.fc1_g": "mlp.gate",
+            "mlp.fc1_x": "mlp.up",
+            "mlp.w12": "mlp.expand",  # in DINOv2's own files
+            "mlp.w3": "mlp.contract",
             "ls1": "scale1",
             "ls2": "scale2",
             "gamma_1": "scale1.weight",  # in DeiT III's own files
@@ -69,9 +75,10 @@ def from_timm(
 ) -> ViT:
     """A ViT with the weights of timm's ``VisionTransformer`` or ``VisionTransformerDistilled`` (DeiT).
 
-    Class token or average pooling, register tokens, prefix tokens with or without positions, and the norm before
-    or after pooling are taken over. Layer scale (DeiT III, DINOv2) goes into the layer in front of it. The released
-    weights of DeiT and DINOv2 themselves have the same names. Of the hybrids, those with the paper's ResNet-50 load.
+    Class token or average pooling, register tokens, prefix tokens with or without positions, the norm before or after
+    pooling, normalised queries and keys, and SwiGLU are taken over. Layer scale (DeiT III, DINOv2) goes into the layer
+    in front of it. The released weights of DeiT and DINOv2 themselves have the same names. Of the hybrids, those with
+    the paper's ResNet-50 load.
 
     Args:
         source: The model, its state dict, or a file with the state dict (safetensors, or torch's, read with
@@ -144,18 +151,21 @@ def to_timm(model: ViT) -> nn.Module:
         "pooling of the mean beside a distillation token": config.distillation and config.pool == "mean",
     } | never)
     try:
+        from timm.layers import Mlp, SwiGLUPacked
         from timm.models.deit import VisionTransformerDistilled
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:
         raise ImportError("to_timm makes a model of timm's: install timm first") from error
     table = shared.full_table(model) if config.distillation else model.position_table()
+    gated = config.mlp == "swiglu"
     after = config.pool == "mean" and config.pool_norm == "after"  # the same thing for a token
     theirs = (VisionTransformerDistilled if config.distillation else VisionTransformer)(
         img_size=pair(config.image_size), patch_size=pair(config.patch_size), in_chans=config.in_channels,
         num_classes=config.num_classes, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads,
-        mlp_ratio=(config.mlp_dim + 0.5) / config.embed_dim,  # timm rounds down
+        mlp_ratio=((2 if gated else 1) * config.mlp_dim + 0.5) / config.embed_dim,  # timm rounds down
+        mlp_layer=SwiGLUPacked if gated else Mlp, qk_norm=config.qk_norm,
         norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps), fc_norm=after,
-        act_layer=partial(nn.GELU, approximate="none" if config.gelu == "exact" else "tanh"),
+        act_layer=nn.SiLU if gated else partial(nn.GELU, approximate="none" if config.gelu == "exact" else "tanh"),
         global_pool="token" if config.pool == "token" else "avg", class_token=config.has_class_token,
         reg_tokens=config.registers, pos_embed="none" if table is None else "learn",
         no_embed_class=table is not None and table.shape[1] == config.num_patches,
@@ -174,11 +184,14 @@ def _known(model: nn.Module) -> dict:
     for block in model.blocks:
         _expect(block, "one branch after another, each with its norm in front", "Block")
         _expect(block.attn, "plain attention", "Attention")
-        _expect(block.mlp, "two linear layers with a GELU between them, no gate", "Mlp")
+        _expect(block.mlp, "two linear layers with a GELU between them, or a SwiGLU", "Mlp", "SwiGLU", "GluMlp")
+    gated, act = type(block.mlp).__name__ != "Mlp", block.mlp.act
     distilled = hasattr(model, "head_dist")
     shared.refuse("ViTConfig cannot express", {
         f"global_pool={model.global_pool!r}": model.global_pool not in ("token", "avg"),
         "pooling of the prefix tokens": model.pool_include_prefix and model.global_pool == "avg",
+        "a GluMlp other than SwiGLUPacked": gated and (getattr(block.mlp, "gate_last", False)
+                                                       or not isinstance(act, nn.SiLU)),
         "register tokens that timm's distilled model leaves out": distilled and model.reg_token is not None,
     })
     return {
@@ -187,7 +200,7 @@ def _known(model: nn.Module) -> dict:
         "pool": "token" if model.global_pool == "token" else "mean",
         "position": "none" if model.pos_embed is None else "learned-1d",
         "layer_norm_eps": shared.epsilon(model),
-        "gelu": shared.gelu_of(block.mlp.act),
+        "gelu": "exact" if gated else shared.gelu_of(act),
     }
 
 

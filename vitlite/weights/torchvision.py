@@ -104,6 +104,8 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
         "pooling of the mean": config.pool == "mean",
         "distillation or register tokens": config.distillation or config.registers > 0,
         "approximate GELU": config.gelu == "tanh",
+        "normalised queries and keys": config.qk_norm,
+        "gated MLP": config.mlp == "swiglu",
     } | never)
     theirs = torchvision.models.VisionTransformer(
         height, patch_size[0], config.depth, config.num_heads, config.embed_dim, config.mlp_dim,

@@ -29,7 +29,12 @@ BLOCK = {
     "attention.o_proj": "attention.projection",
     "mlp.fc1": "mlp.expand",
     "mlp.fc2": "mlp.contract",
-    "attention.attention.query": "attention.query",  # these before version 5, and in published files
+    "mlp.gate_proj": "mlp.gate",
+    "mlp.up_proj": "mlp.up",
+    "mlp.down_proj": "mlp.contract",
+    "mlp.weights_in": "mlp.expand",  # these before version 5, and in published files
+    "mlp.weights_out": "mlp.contract",
+    "attention.attention.query": "attention.query",
     "attention.attention.key": "attention.key",
     "attention.attention.value": "attention.value",
     "attention.output.dense": "attention.projection",
@@ -75,8 +80,8 @@ def from_transformers(
     """A ViT with the weights of transformers' ViT, DeiT, DINOv2 or DINOv2 with registers.
 
     ``DeiTForImageClassificationWithTeacher`` has both heads; in ``DeiTForImageClassification`` no head reads
-    the distillation token, which makes it a register. Layer scale goes into the layer in front of it. A model
-    without a head, such as ``Dinov2Model``, gets a new one.
+    the distillation token, which makes it a register. SwiGLU is taken over. Layer scale goes into the layer in front
+    of it. A model without a head, such as ``Dinov2Model``, gets a new one.
 
     Args:
         source: The model, its state dict, a file with the state dict (safetensors, or torch's, read with

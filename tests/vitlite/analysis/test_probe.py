@@ -54,6 +54,15 @@ def test_scale_and_offset_of_the_features_and_doubled_images_do_not_change_the_s
     torch.testing.assert_close(twice, there)
 
 
+def test_standardised_features_count_alike_and_the_map_is_of_those_as_they_are():
+    x, labels = torch.randn(60, 4) * torch.tensor([1.0, 10.0, 0.1, 3.0]) + 5, torch.arange(60) % 3
+    evened = (x - x.mean(dim=0)) / x.std(dim=0)
+    wanted = analysis.linear_probe(evened, labels, classes=3, l2=0.1)(evened)
+    given = analysis.linear_probe(x, labels, classes=3, l2=0.1, standardise=True)(x)
+    torch.testing.assert_close(given, wanted, rtol=0, atol=1e-5)
+    assert not torch.allclose(analysis.linear_probe(x, labels, classes=3, l2=0.1)(x), wanted, atol=1e-2)
+
+
 def test_features_with_a_gradient_give_a_probe_without():
     x, labels = features()
     assert not analysis.linear_probe(x.requires_grad_(), labels, classes=3).weight.requires_grad
