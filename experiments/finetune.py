@@ -8,8 +8,8 @@ Expectation: One rate from a head of zeros stays below the linear map, even at t
              less than one parameter in fifty, and takes about two thirds of the processor time of training everything.
 Command:     python -m experiments finetune
 Cost:        cpu: 5 runs of five epochs, after trials of two epochs at three rates each, about 40 minutes of processor
-             time with bfloat16 instructions. full: 15 runs (three seeds, 224 pixels) on one GPU, untried so far. It resumes when
-             interrupted.
+             time with bfloat16 instructions. full: 15 runs (three seeds, 224 pixels) on one GPU, untried so far. It
+             resumes when interrupted.
 """
 
 from __future__ import annotations
