@@ -1,26 +1,23 @@
-"""A teacher for a ViT: what the distillation token learns, from whom, and what it is worth.
+"""A teacher for a ViT: what its answers are worth, what the distillation token adds, and what the two tokens learn.
 
-Question:    Does a ViT learn more when its distillation token is taught by a trained network? Are the teacher's
-             decisions (hard) or its probabilities (soft) better, a convolutional teacher or a ViT, and what do the two
-             tokens learn?
-Expectation: In the order of DeiT (Touvron et al., 2021, Tables 2 and 3), with larger gains, because our ResNet is not
-             one point better than its student but twenty: hard distillation gives two points or more over labels
-             alone, more than soft distillation does; the token adds less than a point to a single head that serves
-             both targets; a second token that learns the label as well adds nothing. From a ViT like the student
-             nothing is learned, from a ResNet of that ViT's accuracy a point. The distillation head answers more like
-             the teacher than the class head does, and the mean of both is best. The two tokens begin different and end
-             alike (cosine 0.06 and 0.93 in the paper); two tokens with the same target are alike throughout (0.999).
-             Against all this speaks the length: on cpu a run passes over its images less than twice, and in the
-             paper distillation gains most in long runs (Fig. 3).
+Question:    Does a ViT learn more from a trained network's answers than from the labels alone? Are the teacher's
+             decisions (hard) or its probabilities (soft, with an equal share of the loss) better, is the token worth
+             anything, and is a convolutional teacher better than a ViT of equal accuracy?
+Expectation: In the order of DeiT (Touvron et al., 2021, Tables 2 and 3): hard distillation gives two points or more
+             over labels alone, for the teacher is ten points ahead of its student; soft distillation gives less; the
+             token adds less than a point to a single head that serves both targets; a second token that learns the
+             label as well adds nothing. The convolutional teacher is worth more than the ViT. The distillation head
+             answers more like the teacher than the class head does, and the mean of both is best. The two tokens begin
+             different and end alike (cosine 0.06 and 0.93 in the paper). Against this speaks that the teacher's answers
+             are kept: it has seen the whole image, its student a crop of it.
 Command:     python -m experiments distillation
-Cost:        cpu: 21 runs (seven students, three seeds, and before them three teachers a seed), about 40 minutes on
-             one core with bfloat16 instructions. full: 21 runs of 9,000 steps at 32 pixels on one GPU. It resumes when
-             interrupted.
+Cost:        cpu: 6 runs (six students, one seed, 6,000 steps), and before them both teachers' answers, about 2 hours on
+             one core with bfloat16 instructions. full: 18 runs of 9,000 steps at 32 pixels on one GPU, untried so far.
+             It resumes when interrupted.
 """
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,73 +27,63 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from experiments import records
+from experiments import real, real_weights, records
 from experiments.families import SMALL
-from experiments.measure import loaded, once, trained, usual_recipe
+from experiments.measure import best, bracketed, loaded, trained, usual_recipe
 from experiments.statistics import grouped, interval, paired
-from vitlite import ViT, ViTConfig, checks, cost, data, plots
-from vitlite.resnet import ResNet, ResNetConfig
-from vitlite.train import outputs, predictions
+from vitlite import ViT, ViTConfig, checks, cost, data, plots, weights
+from vitlite.analysis import linear_probe
+from vitlite.files import held
+from vitlite.train import Trainer, outputs, predictions
+from vitlite.train import checkpoint as checkpoints
 from vitlite.train.objectives import Objective, classify, distil
 
-__all__ = ["DATASET", "SCALES", "by_head", "cosines", "points", "run", "show", "summarise", "teacher",
+__all__ = ["DATASET", "SCALES", "by_head", "cosines", "both_ways", "from_memory", "points", "run", "show", "summarise",
            "two_labels"]
 
 DATASET = (
-    "cifar10, shrunk to 24 pixels (cpu): 45,000 training images for teachers and students alike, 5,000 validation and "
-    "10,000 test images; quick: scenes"
+    "cifar10, shrunk to 24 pixels for the students (cpu): 45,000 training images, each with its mirror image, 5,000 "
+    "validation and 10,000 test images; quick: scenes"
 )
 # What each student has beside the class token, and learns from. Two of them have no teacher, because DeiT has two
 # controls: Table 3 compares with the plain ViT, and Sec. 4 with a ViT of two class tokens, both for the label, which
 # has all that the distilled one has but the teacher. "hard on one head" is distillation without the token.
 STUDENTS = {
     "plain": {"token": False, "kind": None, "teacher": None},
-    "hard": {"token": True, "kind": "hard", "teacher": "resnet"},
+    "hard": {"token": True, "kind": "hard", "teacher": "convolutions"},
     "two labels": {"token": True, "kind": None, "teacher": None},
-    "soft": {"token": True, "kind": "soft", "teacher": "resnet"},
+    "soft": {"token": True, "kind": "soft", "teacher": "convolutions"},
     "hard from ViT": {"token": True, "kind": "hard", "teacher": "vit"},
-    "hard from weak ResNet": {"token": True, "kind": "hard", "teacher": "weak resnet"},
-    "hard on one head": {"token": False, "kind": "hard", "teacher": "resnet"},
+    "hard on one head": {"token": False, "kind": "hard", "teacher": "convolutions"},
 }
 HEADS = ("class", "distillation")
 VIT = SMALL | {"image_size": 24}
 GRID = {
     "students": STUDENTS,
-    "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2},
-    "rate": 1.5e-3,  # of every student; the best for either family of those that `data_size` tried
-    "teacher_seed": 100,  # added to the student's, whose first weights and order of images are then its own
+    "recipe": {"batch_size": 128, "weight_decay": 0.05, "crop_padding": 2, "optimizer": "muon"},
+    "rates": [1.5e-3, 4.5e-3, 1.3e-2],  # of every student; chosen by trials of the plain one
+    "share": 0.5,  # of the teacher in the loss, hard or soft
+    # The committed network with a convolutional stem, which has learned the labels of the same training images; and the
+    # published ViT with a linear map fitted to some labels: as many as bring it nearest to the first on validation.
+    "teachers": {"convolutions": {"checkpoint": "train_cifar10-conv", "image_size": 32},
+                 "vit": {"image_size": 112, "l2": 0.1, "labels": [5_000, 10_000, 20_000, 45_000]}},
     "cosine_images": 1_000,
     "device": "cpu",
 }
-
-
-def _teachers(shape: dict, steps: int, weak: int) -> dict[str, dict]:
-    """Who teaches: a ResNet with about as many parameters as its students, a ViT like the plain student, and the same
-    ResNet after so few steps that it should be about as accurate as that ViT."""
-    ours = {"shape": shape, "rate": 4.5e-3}
-    return {"resnet": ours | {"steps": steps}, "vit": {"shape": None, "rate": 1.5e-3, "steps": steps},
-            "weak resnet": ours | {"steps": weak}}
-
-
 SCALES = {
     "quick": GRID | {
         "vit": VIT | {"image_size": 16, "embed_dim": 48, "depth": 2, "mlp_dim": 96},
-        "data": {"name_or_path": "scenes", "train_images": 500, "held_out": 100, "image_size": 16},
-        "teachers": _teachers({"width": 12, "blocks": 1}, steps=20, weak=5),
-        "steps": 10, "cosine_images": 100, "seeds": [0],
+        "data": {"name_or_path": "scenes", "train_images": 60, "held_out": 30},
+        "teachers": {"convolutions": {"checkpoint": "train_cifar10-conv", "image_size": 32},
+                     "vit": {"image_size": 28, "l2": 0.1, "labels": [30, 60]}},
+        "recipe": GRID["recipe"] | {"batch_size": 32},
+        "rates": [4.5e-3], "trial_steps": 1, "steps": 3, "cosine_images": 20, "seeds": [0],
     },
-    "cpu": GRID | {
-        "vit": VIT,
-        "data": {"name_or_path": "cifar10", "image_size": 24},
-        "teachers": _teachers({"width": 24, "blocks": 2}, steps=600, weak=100),
-        "steps": 600, "seeds": [0, 1, 2],
-    },
+    "cpu": GRID | {"vit": VIT, "data": {"name_or_path": "cifar10"}, "trial_steps": 1_000, "steps": 6_000, "seeds": [0]},
     "full": GRID | {
         "vit": VIT | {"image_size": 32, "embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384},
-        "data": {"name_or_path": "cifar10"},
-        "recipe": {"batch_size": 512, "weight_decay": 0.05, "flip": True, "crop_padding": 4, "trivial_augment": True},
-        "teachers": _teachers({"width": 64, "blocks": 2}, steps=9_000, weak=450),
-        "steps": 9_000, "seeds": [0, 1, 2], "device": "cuda",
+        "data": {"name_or_path": "cifar10"}, "recipe": GRID["recipe"] | {"batch_size": 512, "crop_padding": 4},
+        "trial_steps": 1_000, "steps": 9_000, "seeds": [0, 1, 2], "device": "cuda",
     },
 }
 
@@ -109,33 +96,46 @@ def points(config: dict) -> list[dict]:
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
-    """Train one student; the teachers of its seed are trained before the first of them, and kept for the others.
+    """Train one student; the teachers' answers are computed before the first of them, and kept for the others.
 
     Returns:
-        Beside the usual keys (``train_flops`` and ``seconds`` with the teacher's answers, and without its training):
-        ``teachers``, these keys of each; ``heads``, the test accuracy of each head and of both together;
-        ``agreement``, by teacher and head the share of test images that both give the same class; and with two tokens
-        ``heads_agree``, the same of the two heads, and ``cosine``, how alike the two tokens are.
+        Beside the usual keys (``train_flops`` with the teacher's answers, and without its training): ``teachers``, what
+        is known of each; ``heads``, the test accuracy of each head and of both together; ``agreement``, by teacher and
+        head the share of test images that both give the same class; ``search``, validation accuracy by rate; and with
+        two tokens ``heads_agree``, the share of test images to which both heads give the same class, and ``cosine``,
+        how alike the two tokens are.
     """
-    student, seed = config["students"][point["student"]], point["seed"]
-    sets, device = loaded(**config["data"]), config["device"]
-    teachers = {name: _teacher(name, seed, config, sets, work) for name in config["teachers"]}
-    shape = config["vit"] | {"distillation": student["token"]}
-    torch.manual_seed(seed)
-    model = ViT(ViTConfig(**shape)).to(device)
-    resume = work / f"{point['student'].replace(' ', '-')}-{seed}.safetensors"
-    measured = trained(model, sets, _recipe(config, config["steps"], config["rate"]), seed=seed, device=device,
-                       checkpoint=resume, objective=_objective(student, teachers))
-    if student["teacher"]:
-        answering = cost.flops(teachers[student["teacher"]][0], shape["image_size"])
-        measured["train_flops"] += measured["images_seen"] * answering
+    name, seed, device = point["student"], point["seed"], config["device"]
+    student, size = config["students"][name], config["vit"]["image_size"]
+    sets = loaded(**config["data"], image_size=size)
+    teachers = taught(config, work)
+    twice = sets._replace(train=both_ways(sets.train))
+
+    def begun(**shape: object) -> ViT:
+        torch.manual_seed(seed)
+        return ViT(ViTConfig(**config["vit"] | shape)).to(device)
+
+    def trial(rate: float) -> float:
+        recipe = _recipe(config, config["trial_steps"], rate)
+        objective = from_memory(STUDENTS["plain"], sets.train.labels, None, config)
+        return Trainer(begun(), recipe, seed=seed, device=device, objective=objective).fit(twice)["val_accuracy"][-1]
+
+    search = bracketed(config["rates"], trial, work / f"search-{seed}.json") if len(config["rates"]) > 1 else {}
+    rate = best(search) if search else config["rates"][0]
+    answers, known = teachers[student["teacher"]] if student["teacher"] else ({}, {})
+    objective = from_memory(student, sets.train.labels, answers.get("train"), config)
+    model = begun(distillation=student["token"])
+    measured = trained(model, twice, _recipe(config, config["steps"], rate, validations=5), seed=seed, device=device,
+                       checkpoint=work / f"{name.replace(' ', '-')}-{seed}.safetensors", objective=objective)
+    if known:
+        measured["train_flops"] += len(twice.train) * known["flops"]
     classes = by_head(model, sets.test) if student["token"] else {"mean": predictions(model, sets.test)}
     measured |= {
+        "train_images": len(sets.train), "search": search, "rate": rate,
         "heads": {head: _share(given, sets.test.labels) for head, given in classes.items()},
-        "agreement": {name: {head: _share(given, torch.tensor(theirs["answers"])) for head, given in classes.items()}
-                      for name, (_, theirs) in teachers.items()},
-        "teachers": {name: {key: value for key, value in theirs.items() if key != "answers"}
-                     for name, (_, theirs) in teachers.items()},
+        "agreement": {teacher: {head: _share(given, theirs["test"].argmax(dim=1)) for head, given in classes.items()}
+                      for teacher, (theirs, _) in teachers.items()},
+        "teachers": {teacher: facts for teacher, (_, facts) in teachers.items()},
     }
     if student["token"]:
         measured["heads_agree"] = _share(classes["class"], classes["distillation"])
@@ -147,15 +147,13 @@ def summarise(runs: list[dict]) -> dict:
     """What each teacher knows and each student learned, with intervals over the seeds.
 
     Returns:
-        ``teachers``: the test accuracy of each. ``students``: of each, the test accuracy, ``above`` (by the other
-        student how far it lies above, seed by seed), ``heads``, ``over_class`` (how far the other head, and both
-        together, lie above the class head), ``agreement``, ``heads_agree``, ``cosine`` by place, and the ``seconds``.
+        ``teachers``: what is known of each. ``students``: of each, the test accuracy, ``above`` (by the other student
+        how far it lies above, seed by seed), ``heads``, ``over_class`` (how far the other head, and both together, lie
+        above the class head), ``agreement``, ``heads_agree`` and ``cosine`` by place.
     """
     students = grouped(runs, "student")
-    seeds = {run["seed"]: run["teachers"] for run in runs}  # all runs of a seed have the same
     return {
-        "teachers": {name: interval(teachers[name]["test_accuracy"] for teachers in seeds.values())
-                     for name in runs[0]["teachers"]},
+        "teachers": runs[0]["teachers"],
         "students": {name: _of_one(ours, {other: paired(ours, theirs) for other, theirs in students.items()
                                           if other != name}) for name, ours in students.items()},
     }
@@ -166,14 +164,12 @@ def show(record: dict, what: str) -> Figure | str:
 
     Args:
         record: The record ``distillation``.
-        what: ``"teachers"``, ``"differences"``, ``"heads"`` and ``"agreement"``: tables, as Markdown. ``"students"``: a
-            figure. ``"time"``: a sentence on what the teacher costs.
+        what: ``"teachers"`` and ``"heads"``: tables, as Markdown. ``"students"``: a figure.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"teachers": _teachers, "students": _students, "differences": _differences, "heads": _heads,
-             "agreement": _agreement, "time": _time}
+    views = {"teachers": _teachers, "students": _students, "heads": _heads}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -187,7 +183,6 @@ def _of_one(runs: list[dict], above: dict) -> dict:
         "over_class": {head: interval(run["heads"][head] - run["heads"]["class"] for run in runs) for head in heads},
         "agreement": {name: {head: interval(run["agreement"][name][head] for run in runs) for head in of}
                       for name, of in runs[0]["agreement"].items()},
-        "seconds": statistics.mean(run["seconds"] for run in runs),
     }
     if heads:
         summary["heads_agree"] = interval(run["heads_agree"] for run in runs)
@@ -195,34 +190,99 @@ def _of_one(runs: list[dict], above: dict) -> dict:
     return summary
 
 
-# ---- teachers and what they are asked
+# ---- the teachers' answers, computed once and kept
 
 
-def _teacher(name: str, seed: int, config: dict, sets: data.Splits, work: Path) -> tuple[nn.Module, dict]:
-    """A trained teacher, and what was measured of it: the usual keys, and its ``answers`` to the test images."""
-    setting, own = config["teachers"][name], seed + config["teacher_seed"]
-    model = teacher(name, config, own).to(config["device"])
-    path = work / f"{name.replace(' ', '-')}-{seed}.teacher.safetensors"
+def taught(config: dict, work: Path) -> dict[str, tuple[dict[str, Tensor], dict]]:
+    """Each teacher's logits of all images, and what is known of it.
 
-    def train() -> dict:
-        measured = trained(model, sets, _recipe(config, setting["steps"], setting["rate"]), seed=own,
-                           device=config["device"], checkpoint=path.with_suffix(".part.safetensors"))
-        return measured | {"answers": predictions(model, sets.test).tolist()}
+    Returns:
+        By teacher: ``train``, ``[2 N, classes]``, the images as they are and then mirrored, ``validation`` and
+        ``test``; and ``train_accuracy``, ``val_accuracy``, ``test_accuracy``, ``parameters``, ``flops`` of one answer,
+        and of the ViT ``labels``, how many its linear map has seen.
+    """
+    answers: dict[str, tuple[dict, dict]] = {}
+    for name, setting in config["teachers"].items():
+        path = work / f"{name}.answers.safetensors"
+        with held(path, wait=True):  # several runs at a time need them
+            if not path.exists():
+                if "checkpoint" in setting:
+                    sets = loaded(**config["data"], image_size=setting["image_size"])
+                    said, known = _of_checkpoint(setting, sets, config)
+                else:
+                    sets, goal = loaded(**config["data"]), answers["convolutions"][1]["val_accuracy"]
+                    said, known = _of_published(setting, sets, config, goal)
+                splits = {"train": sets.train, "val": sets.validation, "test": sets.test}
+                known |= {f"{short}_accuracy": _share(said[long][: len(split)].argmax(dim=1), split.labels)
+                          for (short, split), long in zip(splits.items(), ("train", "validation", "test"), strict=True)}
+                checkpoints.save(path, {"known": known}, answers=said)
+        parts, metadata = checkpoints.load(path, {})
+        answers[name] = parts["answers"], metadata["known"]
+    return answers
 
-    return model, once(model, path, train)
+
+def _of_checkpoint(setting: dict, sets: data.Splits, config: dict) -> tuple[dict, dict]:
+    """Logits of a committed model, and its size and cost."""
+    path = records.ROOT / "data" / "checkpoints" / f"{setting['checkpoint']}.safetensors"
+    model, about = weights.load(path, config["device"]), weights.info(path)
+    said = {name: outputs(model, replace(split, mean=about["mean"], std=about["std"]))
+            for name, split in _asked(sets).items()}
+    return said, {"parameters": cost.parameters(model), "flops": cost.flops(model, setting["image_size"])}
 
 
-def teacher(name: str, config: dict, seed: int) -> nn.Module:
-    """A new teacher, with the seed's weights."""
-    torch.manual_seed(seed)
-    shape, classes = config["teachers"][name]["shape"], config["vit"]["num_classes"]
-    return ResNet(ResNetConfig(num_classes=classes, **shape)) if shape else ViT(ViTConfig(**config["vit"]))
+def _of_published(setting: dict, sets: data.Splits, config: dict, goal: float) -> tuple[dict, dict]:
+    """Scores of a linear map on the published model's features, of as many labels as bring it nearest to the goal."""
+    model, entry = real_weights.published(setting | {"device": config["device"]}), weights.published()[real.NAME]
+    features = {name: real_weights.enlarged_outputs(model, replace(split, mean=entry.mean, std=entry.std),
+                                                    model.features) for name, split in _asked(sets).items()}
+    labels, classes = sets.train.labels, len(sets.train.classes)
+    probes = {count: linear_probe(features["train"][:count], labels[:count], classes, setting["l2"], standardise=True)
+              for count in setting["labels"]}
+    accuracy = {count: probe.accuracy(features["validation"], sets.validation.labels)
+                for count, probe in probes.items()}
+    chosen = min(accuracy, key=lambda count: abs(accuracy[count] - goal))
+    said = {name: probes[chosen](states).float() for name, states in features.items()}
+    return said, {"parameters": cost.parameters(model), "flops": cost.flops(model, setting["image_size"]),
+                  "labels": chosen, "val_accuracy_by_labels": {str(count): share for count, share in accuracy.items()}}
 
 
-def _objective(student: dict, teachers: dict[str, tuple[nn.Module, dict]]) -> Objective | None:
+def _asked(sets: data.Splits) -> dict[str, data.Split]:
+    return {"train": both_ways(sets.train), "validation": sets.validation, "test": sets.test}
+
+
+def both_ways(split: data.Split) -> data.Split:
+    """All images of a split, then all mirrored, ``[2 N, C, H, W]``; as its label each has its place."""
+    images = torch.cat([split.images, split.images.flip(-1)])
+    return replace(split, images=images, labels=torch.arange(len(images)), masks=None)
+
+
+class Memory(nn.Module):
+    """A teacher that gives the logits it was handed, whatever it is shown."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.now
+
+
+def from_memory(student: dict, labels: Tensor, answers: Tensor | None, config: dict) -> Objective:
+    """The objective of a student whose batches say which image each is, by its place in ``both_ways``.
+
+    Args:
+        student: Of ``STUDENTS``.
+        labels: Of the images as they are, ``[N]``.
+        answers: Its teacher's logits, ``[2 N, classes]``; None without a teacher.
+        config: ``share`` and ``device``.
+    """
+    memory, labels = Memory(), torch.cat([labels, labels]).to(config["device"])
+    ask = two_labels if student["token"] else classify()
     if student["teacher"]:
-        return distil(teachers[student["teacher"]][0], student["kind"])
-    return two_labels if student["token"] else None
+        ask, answers = distil(memory, student["kind"], weight=config["share"]), answers.to(config["device"])
+
+    def objective(model: nn.Module, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        if student["teacher"]:
+            memory.now = answers[places]
+        return ask(model, images, labels[places])
+
+    return objective
 
 
 def two_labels(model: ViT, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,59 +336,27 @@ def _share(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _teachers(record: dict) -> str:
-    rows = [[name, f"{record['config']['teachers'][name]['steps']:,}", records.percent(accuracy)]
-            for name, accuracy in record["summary"]["teachers"].items()]
-    return records.table(["teacher", "steps", "test accuracy (%)"], rows)
+    names = {"convolutions": "convolutional stem, from scratch", "vit": "published ViT, linear map"}
+    rows = [[names[name], *(f"{100 * facts[f'{split}_accuracy']:.1f}" for split in ("train", "val", "test"))]
+            for name, facts in record["summary"]["teachers"].items()]
+    return records.table(["teacher", "training (%)", "validation (%)", "test (%)"], rows)
 
 
 def _students(record: dict) -> Figure:
-    accuracy = {name.replace("hard from ", "from\n").replace("hard on", "on"): student["test_accuracy"]
-                for name, student in record["summary"]["students"].items()}
+    accuracy = {name.replace("hard from ", "hard,\nfrom ").replace("hard on", "hard,\non").replace("two ", "two\n"):
+                student["test_accuracy"] for name, student in record["summary"]["students"].items()}
     values = {name: 100 * one["mean"] for name, one in accuracy.items()}
-    errors = {name: 100 * (one["high"] - one["mean"]) for name, one in accuracy.items()}
-    return plots.bars(values, "test accuracy (%)", "A good teacher helps, and the weak one's student is last", errors)
-
-
-def _differences(record: dict) -> str:
-    compared = [("two labels", "plain", "the second token, without a teacher"),
-                ("hard", "two labels", "a teacher, hard"), ("soft", "two labels", "a teacher, soft"),
-                ("hard", "soft", "hard against soft"), ("hard", "hard on one head", "the token"),
-                ("hard", "hard from ViT", "ResNet against ViT"),
-                ("hard from weak ResNet", "hard from ViT", "weak ResNet against ViT"),
-                ("hard from ViT", "two labels", "a ViT as the teacher"),
-                ("hard from ViT", "plain", "a ViT as the teacher"),
-                ("hard from weak ResNet", "two labels", "a weak teacher"),
-                ("hard from weak ResNet", "plain", "a weak teacher")]
-    students = record["summary"]["students"]
-    rows = [[worth, f"{ours} − {theirs}", records.percent(students[ours]["above"][theirs], "+")]
-            for ours, theirs, worth in compared]
-    return records.table(["what it is worth", "students", "points of test accuracy"], rows, left=2)
-
-
-def _of_two_tokens(record: dict) -> dict[str, dict]:
-    return {name: student for name, student in record["summary"]["students"].items() if "cosine" in student}
+    errors = {name: 100 * (one["high"] - one["mean"]) for name, one in accuracy.items() if one["low"] is not None}
+    return plots.bars(values, "test accuracy (%)", "What a teacher's answers are worth", errors or None)
 
 
 def _heads(record: dict) -> str:
-    rows = [[name, *(records.percent(student["heads"][head]) for head in ("class", "distillation", "mean")),
-             *(records.percent(student["over_class"][head], "+") for head in ("distillation", "mean"))]
-            for name, student in _of_two_tokens(record).items()]
-    return records.table(["student", "class head", "distillation head", "mean of both", "distillation − class",
-                          "mean − class"], rows)
-
-
-def _agreement(record: dict) -> str:
     rows = []
-    for name, student in _of_two_tokens(record).items():
-        teacher = record["config"]["students"][name]["teacher"] or "resnet"
-        rows.append([name, teacher, records.percent(student["heads_agree"]),
-                     *(records.percent(student["agreement"][teacher][head]) for head in HEADS)])
-    return records.table(["student", "compared with", "heads agree", "class head like it", "distillation head like it"],
-                         rows, left=2)
-
-
-def _time(record: dict) -> str:
-    students = record["summary"]["students"]
-    more = students["hard"]["seconds"] / students["two labels"]["seconds"] - 1
-    return ("The teacher is asked in every step, and that takes time: with the ResNet a student needed "
-            f"{more:.0%} more of it than without ({record['hardware']['processor']}, one core).")
+    for name, student in record["summary"]["students"].items():
+        if "cosine" in student:
+            teacher = record["config"]["students"][name]["teacher"] or "convolutions"
+            rows.append([name, *(records.percent(student["heads"][head]) for head in (*HEADS, "mean")),
+                         records.percent(student["heads_agree"]),
+                         *(records.percent(student["agreement"][teacher][head]) for head in HEADS)])
+    return records.table(["student", "class head", "distillation head", "mean of both", "heads agree",
+                          "class head like the teacher", "distillation head like it"], rows)
