@@ -4,6 +4,11 @@ Each function takes tensors or arrays, and returns a matplotlib ``Figure``. The 
 a notebook shows it once: make the call the last line of its cell, or pass it to ``display``. Titles are the caller's:
 ``title`` states what the figure shows, and wraps to its width. What cannot be drawn is refused with a ``ValueError``
 that says what was expected.
+
+What is called alike means the same everywhere: ``xlabel``, ``ylabel`` and ``label`` (of the colours) say what is
+measured, with its unit; ``vmin`` and ``vmax`` are the ends of the colour scale, by default the smallest and the largest
+value; ``titles`` are one short text above each picture, ``columns`` the pictures in a row, and ``size`` the width of
+one in inches, less where a row would be wider than 7.
 """
 
 from vitlite.plots.figures import (

@@ -15,11 +15,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 import vitlite.plots.parts as parts
 from vitlite.plots.parts import BAR_HEIGHT, COLOURS, DASHES, MARKERS, WIDTH, Array
 
-__all__ = [
-    "bars", "confusion", "dots", "heatmaps", "history", "image_grid", "lines", "matrix", "overlay", "patch_grid",
-    "use_style",
-]
-
 
 def use_style() -> None:
     """Set matplotlib's defaults to the style of the book.
@@ -71,9 +66,6 @@ def image_grid(
 
     Args:
         images: ``[N, C, H, W]`` or ``[N, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        titles: One short text above each image.
-        columns: Images in a row.
-        size: Width of one image, in inches; less where a row would be wider than 7 inches.
 
     Example:
         >>> len(image_grid(np.random.rand(3, 8, 8, 3), titles=["a", "b", "c"]).axes)
@@ -125,7 +117,6 @@ def heatmaps(
     titles: Sequence[str] | None = None,
     columns: int = 6,
     size: float = 1.5,
-    cmap: str = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
     label: str | None = None,
@@ -135,13 +126,6 @@ def heatmaps(
 
     Args:
         maps: ``[N, h, w]``.
-        titles: One short text above each map.
-        columns: Maps in a row.
-        size: Width of one map, in inches; less where a row would be wider than 7 inches.
-        cmap: matplotlib's name of a colour map.
-        vmin: Lower end of the scale; the smallest value of all maps by default.
-        vmax: Upper end of the scale; the largest value of all maps by default.
-        label: What the colours measure, with its unit.
 
     Example:
         >>> len(heatmaps(np.random.rand(3, 8, 8), label="attention").axes)  # three maps and a colour bar
@@ -153,7 +137,7 @@ def heatmaps(
     tall = size * values.shape[1] / values.shape[2]
     fig, axes = parts.new_grid(len(values), columns, size, tall, titles, title, bar=BAR_HEIGHT)
     for ax, value in zip(axes, values, strict=True):
-        ax.imshow(value, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
+        ax.imshow(value, cmap="viridis", vmin=vmin, vmax=vmax, interpolation="nearest")
     parts.bar_below(fig, axes, label)
     return fig
 
@@ -176,15 +160,7 @@ def matrix(
 
     Args:
         values: ``[rows, columns]``.
-        rows: Name of each row.
-        columns: Name of each column.
-        xlabel: What the columns are.
-        ylabel: What the rows are.
         annotate: Write each value into its cell.
-        label: What the colours measure, with its unit.
-        cmap: matplotlib's name of a colour map.
-        vmin: Lower end of the scale; the smallest value by default.
-        vmax: Upper end of the scale; the largest value by default.
         fmt: How a value is written, as in ``format(value, fmt)``.
 
     Example:
@@ -219,10 +195,6 @@ def lines(
     Args:
         series: ``{label: (x, y)}``, or ``{label: (x, y, low, high)}`` for a curve with a band; all 1-D and of one
             length. A value that is not finite leaves a gap.
-        xlabel: What x is, with its unit.
-        ylabel: What y is, with its unit.
-        logx: A logarithmic x axis.
-        logy: A logarithmic y axis.
         legend_columns: Lay the legend below the axes, in so many columns, where it would hide curves.
 
     Example:
@@ -257,7 +229,6 @@ def bars(
 
     Args:
         values: ``{label: value}``.
-        ylabel: What the values measure, with their unit.
         errors: ``{label: half of the error bar}``, or ``{label: (below, above)}``, in the values' unit, for the same
             labels.
 
@@ -292,7 +263,6 @@ def overlay(
     Args:
         image: ``[C, H, W]`` or ``[H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
         maps: ``[N, h, w]``, not negative, of any grid; each cell is drawn as a rectangle over its part of the image.
-        titles: One short text above each map.
         columns: Pictures in a row; the first picture is the image itself.
 
     Example:
@@ -317,8 +287,6 @@ def dots(series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, ti
 
     Args:
         series: ``{label: (x, y)}``, both 1-D and of one length.
-        xlabel: What x is, with its unit.
-        ylabel: What y is, with its unit.
 
     Example:
         >>> len(dots({"ViT": ([1, 2], [3, 4]), "ResNet": ([1, 2], [4, 5])}, "FLOP", "accuracy (%)").axes[0].lines)
@@ -339,7 +307,6 @@ def confusion(counts: Array, classes: Sequence[str], title: str | None = None) -
 
     Args:
         counts: ``[K, K]`` numbers of images: the true class by row, the predicted class by column.
-        classes: The K class names.
 
     Example:
         >>> fig = confusion([[9, 1], [2, 8]], classes=["cat", "fish"])
