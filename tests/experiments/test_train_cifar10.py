@@ -68,3 +68,14 @@ def test_the_summary_has_a_row_for_each_stem():
     summary = train_cifar10.summarise(runs)
     assert summary["plain"]["test_accuracy"] == pytest.approx(0.65)
     assert summary["conv"]["test_accuracy"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312),
+     ("Tesla T4", 65), ("NVIDIA L4", 121), ("NVIDIA L40", None)],
+)
+def test_a_peak_is_found_by_the_devices_name(name, teraflops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    expected = None if teraflops is None else teraflops * 1e12
+    assert train_cifar10.peak_flops(torch.device("cuda")) == expected

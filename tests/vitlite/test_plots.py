@@ -61,7 +61,6 @@ EVERY_KIND = {
     "distance_scatter": lambda: plots.distance_scatter({"a": torch.rand(3, 4)}, baseline=0.5, title="t"),
     "dots": lambda: plots.dots({"a": ([1, 2], [3, 4])}, "x", "y", title="t"),
     "confusion": lambda: plots.confusion(torch.eye(3), ["cat", "dog", "frog"], title="t"),
-    "whole_model": lambda: plots.whole_model(torch.rand(1, 9, 9), "attention", title="t"),
     "history": lambda: plots.history({"step": [1, 2], "loss": [2.0, 1.0]}, title="t"),
 }
 
@@ -484,20 +483,6 @@ class TestHistory:
             plots.history({"step": [1, 2], "loss": [1.0]})
         with pytest.raises(ValueError, match="history has no 'val_loss'"):
             plots.history({"step": [1], "loss": [1.0], "val_step": [1], "val_accuracy": [0.5]})
-
-
-def test_one_part_of_the_whole_model_is_marked_and_every_part_has_a_chapter():
-    image = torch.rand(3, 12, 12)
-    plain = [text.get_text() for text in plots.whole_model(image).axes[0].texts]
-    assert [text for text in plain if text.startswith("chapter")] == [f"chapter {n}" for n in (1, 3, 2, 4)]
-    marks = {}
-    for part in ("patches", "attention", "positions", "block"):
-        ax = plots.whole_model(image, part).axes[0]
-        marks[part] = [text.xy[0] for text in ax.texts if text.get_text() == "you are here"]
-    assert [len(x) for x in marks.values()] == [1, 1, 1, 1]
-    assert sorted(marks, key=marks.get) == ["patches", "positions", "attention", "block"]  # from left to right
-    with pytest.raises(ValueError, match="here is 'head'; expected one of 'patches'"):
-        plots.whole_model(image, "head")
 
 
 HOSTILE = [r"$\frac{1$", "a $x_1$ b", "5 $", "_hidden", "<b>|</b>"]

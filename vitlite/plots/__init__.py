@@ -29,10 +29,8 @@ from vitlite.plots.parts import COLOURS as COLOURS
 from vitlite.plots.parts import SMALL_IMAGE as SMALL_IMAGE
 from vitlite.plots.parts import WIDEST as WIDEST
 from vitlite.plots.parts import Array as Array
-from vitlite.plots.whole import whole_model
 
 __all__ = [
     "bars", "confusion", "distance_scatter", "dots", "filter_tiles", "head_maps", "heatmaps", "history", "image_grid",
     "lines", "matrix", "overlay", "overlays", "patch_grid", "similarity_grid", "use_style",
-    "whole_model",
 ]
