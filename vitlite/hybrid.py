@@ -24,7 +24,10 @@ __all__ = ["STEMS", "ConvStem", "R50", "ResNetStem", "StandardisedConv2d", "Stem
 
 
 class Stem(nn.Module):
-    """Images to tokens through a feature map; the stems below say which.
+    """Images of ``in_channels`` channels to tokens of width ``embed_dim`` through a feature map.
+
+    The stems below say which. Where they have a choice of ``norm``, it is ``"group"`` (4 groups) or ``"batch"``;
+    ``map_patch`` is the patch size on the feature map (P of Sec. 3.1), in positions of the map.
 
     Attributes:
         spec: The stem's name and the arguments that ``build`` makes the same stem from; plain JSON.
@@ -48,12 +51,7 @@ class Stem(nn.Module):
         nn.init.zeros_(self.patches.projection.bias)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, channels, H / stride, W / stride]``.
-
-        Raises:
-            ValueError: If the images have other axes or channels, or the patch size does not divide their sides.
-            TypeError: If they are not floating point.
-        """
+        """``[B, C, H, W]`` -> ``[B, channels, H / stride, W / stride]``."""
         if self.checks_input:
             checks.images(images, self.spec["in_channels"])
             checks.divides(images.shape[2:], (self.patch_size, self.patch_size))
@@ -71,14 +69,8 @@ class ConvStem(Stem):
     Transformer (Hassani et al., 2021) uses the like for small data, with max pooling for the stride.
 
     Args:
-        embed_dim: Width D of the tokens.
-        in_channels: Channels of the images.
         stride: Pixels from one token to the next: a power of 2, one convolution for each factor of 2.
         width: Channels of the first convolution.
-        norm: ``"group"`` (4 groups) or ``"batch"``.
-
-    Raises:
-        ValueError: If a number does not fit; the message says which.
 
     Example:
         >>> ConvStem(192)(torch.zeros(1, 3, 32, 32)).shape
@@ -109,16 +101,8 @@ class ResNetStem(Stem):
     The network of ``vitlite.resnet`` (He et al., 2016, Sec. 4.2), with as many stages as the stride asks for.
 
     Args:
-        embed_dim: Width D of the tokens.
-        in_channels: Channels of the images.
         stride: Pixels from one position of the map to the next: a power of 2, each stage after the first doubles it.
-        width: Channels of the first stage; each further one has twice as many.
         blocks: Blocks in each stage.
-        norm: ``"group"`` (4 groups) or ``"batch"``.
-        map_patch: Patch size on the feature map (P of Sec. 3.1), in positions of the map.
-
-    Raises:
-        ValueError: If a number does not fit; the message says which.
 
     Example:
         >>> ResNetStem(192, width=16).feature_map(torch.zeros(1, 3, 32, 32)).shape
@@ -145,14 +129,8 @@ class R50(Stem):
     ``vitlite.weights.from_npz`` and ``from_timm`` load the published weights.
 
     Args:
-        embed_dim: Width D of the tokens.
-        in_channels: Channels of the images.
         stride: 16 or 32, pixels from one position of the map to the next.
         width: How many times wider than ResNet-50 every layer is: 2 for R50x2.
-        map_patch: Patch size on the feature map, in positions of the map.
-
-    Raises:
-        ValueError: If a number does not fit; the message says which.
 
     Example:
         >>> with torch.device("meta"):  # shapes alone
@@ -184,18 +162,8 @@ class R50(Stem):
 class StandardisedConv2d(nn.Conv2d):
     """A convolution whose every filter is brought to mean 0 and variance 1 before use (Qiao et al., 2019).
 
-    The output has the input's size divided by the stride. Where that takes an odd number of zeros around the image,
-    the odd one stands below and to the right ("SAME" in the official code).
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Number of filters.
-        kernel_size: Side of a filter.
-        stride: Pixels from one position to the next; it must divide the input's sides.
-
-    Raises:
-        TypeError: If a number is no int.
-        ValueError: If one is below 1; in use, if the stride does not divide the input's sides.
+    The output has the input's size divided by the stride, which must divide it. Where that takes an odd number of zeros
+    around the image, the odd one stands below and to the right ("SAME" in the official code).
 
     Example:
         >>> StandardisedConv2d(3, 8, kernel_size=7, stride=2)(torch.zeros(1, 3, 32, 32)).shape
@@ -228,13 +196,6 @@ STEMS: dict[str, type[Stem]] = {"conv": ConvStem, "resnet": ResNetStem, "r50": R
 
 def build(spec: Mapping) -> Stem:
     """The stem that a ``spec`` describes: ``build(stem.spec)`` is a new stem of the same shape.
-
-    Args:
-        spec: ``{"stem": name}`` and the stem's arguments.
-
-    Raises:
-        TypeError: If it is no mapping, or an argument of another type.
-        ValueError: If the name is not in ``STEMS``, or the arguments are not those of the stem.
 
     Example:
         >>> build({"stem": "conv", "embed_dim": 64}).patch_size

@@ -58,9 +58,6 @@ class ResNetConfig:
 class ResNet(nn.Module):
     """The ResNet of He et al. (2016), Sec. 4.2, with 1×1 convolutions where a shortcut changes its shape.
 
-    Args:
-        config: Its shape.
-
     Example:
         >>> model = ResNet(ResNetConfig(width=16, blocks=3, num_classes=10))  # ResNet-20
         >>> model(torch.zeros(2, 3, 32, 32)).shape
@@ -111,18 +108,14 @@ def match(
 ) -> ResNet:
     """A new ResNet as large as a ViT: the shallowest whose size is within the tolerance.
 
-    It tries widths in multiples of 4, and 2 to 9 blocks a stage unless they are given.
+    It tries widths in multiples of 4, and 2 to 9 blocks a stage unless they are given. If none comes close enough, a
+    ``ValueError`` names the nearest.
 
     Args:
-        vit: The model to match; channels and classes are taken from it.
         by: What to match: the number of ``"parameters"``, or the forward ``"flops"`` of one image.
         image_size: Where FLOPs are compared, in pixels; by default at the ViT's own size.
         blocks: Blocks in each stage, to hold the depth fixed.
-        norm: ``"batch"`` or ``"group"``.
         tolerance: Largest deviation, as a fraction of the ViT's size.
-
-    Raises:
-        ValueError: If no width comes close enough; the message names the nearest.
 
     Example:
         >>> vit = ViT.from_name("Ti/16", image_size=224)

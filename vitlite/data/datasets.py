@@ -84,9 +84,6 @@ class Split:
 
         Subsets of one seed are nested: the first 100 images are among the first 1,000. Where a class has too few images
         to keep the balance, the others fill the gap. ``mean`` and ``std`` stay those of the whole set.
-
-        Raises:
-            ValueError: if ``n`` is less than one image per class, or more than there are.
         """
         if not len(self.classes) <= n <= len(self):
             raise ValueError(f"a subset of {n} images was asked for; it must have at least one image for each of the "

@@ -21,7 +21,6 @@ def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
     """Write tensors and the metadata of the run.
 
     Args:
-        path: The file; the new one replaces the old one in one go.
         metadata: Anything that JSON can hold, with the run's identity under ``"run"``.
         **parts: Named groups of named tensors, such as ``model=model.state_dict()``.
 
@@ -40,13 +39,6 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
     """Read what ``save`` wrote, tensors and metadata; None if there is no file.
 
     What a killed writer left half done is removed.
-
-    Args:
-        path: The file.
-        run: Identity of the run that wants to go on: a dict of plain values and dicts of these.
-
-    Raises:
-        ValueError: If the checkpoint belongs to another run, is none, or is damaged; the message says what to do.
 
     Example:
         >>> load(Path("none.safetensors"), {"seed": 0}) is None

@@ -88,11 +88,7 @@ def exchanging(module: nn.Module, now: bool) -> contextlib.AbstractContextManage
 
 
 def agree(step: int, device: torch.device) -> None:
-    """See that all processes are at the same step.
-
-    Raises:
-        RuntimeError: If they are not; the message says what to look for.
-    """
+    """See that all processes are at the same step."""
     size = world().size
     if size > 1 and sum_over_all(torch.tensor(step, device=device)).item() != step * size:
         raise RuntimeError(f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint "

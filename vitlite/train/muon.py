@@ -19,7 +19,6 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrices: ``[K, m, n]``; convolutions are flattened to matrices before.
-        steps: Of the iteration.
 
     Returns:
         bfloat16 ``[K, m, n]``.
@@ -62,8 +61,6 @@ class Muon(torch.optim.Optimizer):
     Args:
         groups: Parameter groups as any optimiser of PyTorch takes them; those with ``"orthogonal": True`` hold weights
             with two or more axes, the first of them the output's.
-        lr: The learning rate of both.
-        betas: AdamW's decay rates.
         momentum: Decay of the running sum of gradients that is orthogonalised (with Nesterov's look ahead).
 
     Example:

@@ -56,9 +56,6 @@ class Recipe:
         validate_every: Steps between two validations; the last step always has one.
         keep_best: Keep the weights of the best validation instead of the last.
 
-    Raises:
-        ValueError: If a field is out of its range; the message says which and what it may be.
-
     Example:
         >>> get("quick").replace(average=0.99).lasting(60).warmup_steps
         6
@@ -178,9 +175,6 @@ RECIPES = {
 
 def get(name: str) -> Recipe:
     """The recipe of that name.
-
-    Raises:
-        ValueError: If there is none; the message lists those there are.
 
     Example:
         >>> get("paper-finetune").optimizer

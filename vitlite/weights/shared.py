@@ -67,18 +67,7 @@ def named(outside: Mapping[str, str], block: str, inside: Mapping[str, str]) -> 
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only: bool = False) -> None:
-    """Load a state dict, all of it or nothing.
-
-    Args:
-        model: Any module.
-        state: Its tensors by name.
-        origin: Where they come from, for the message.
-        check_only: Load nothing, only see whether it would do.
-
-    Raises:
-        TypeError: If the state is no mapping of names to tensors.
-        ValueError: If a tensor is missing, left over, of another shape, of whole numbers where the model has
-            floating-point ones, or not finite; the message lists every one.
+    """Load a state dict, all of it or nothing; with ``check_only`` see whether it would fit, and load nothing.
 
     Example:
         >>> fill(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
@@ -466,11 +455,7 @@ def _config(
 
 
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
-    """The size that a position table of so many rows was made for: the one asked for, or else square images'.
-
-    Raises:
-        ValueError: If it is neither.
-    """
+    """The size that a position table of so many rows was made for: the one asked for, or else square images'."""
     (tall, wide), wanted = patch_size, asked and pair(asked)
     counts = rows - prefix, rows  # with and without rows for the prefix
     if wanted and (wanted[0] // tall) * (wanted[1] // wide) in counts and not (wanted[0] % tall or wanted[1] % wide):
@@ -517,11 +502,7 @@ def full_table(model: ViT) -> Tensor:
 
 
 def never_expressed(model: ViT) -> dict[str, bool]:
-    """What no other library has, of a model that shall go out.
-
-    Raises:
-        TypeError: If it is no ViT of vitlite's.
-    """
+    """What no other library has, of a model that shall go out."""
     checks.kind(ViT, model=model)
     return {
         "relative positions": model.config.position == "relative",

@@ -94,14 +94,6 @@ def from_timm(
         pool: ``"token"`` or ``"mean"``. A model tells it; for a state dict the mean is assumed where the norm follows
             pooling (``fc_norm``), else the class token.
 
-    Returns:
-        A new model whose logits equal timm's.
-
-    Raises:
-        TypeError: If the source is none of these.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
-
     Example:
         >>> import timm
         >>> model = from_timm(timm.create_model("deit_tiny_distilled_patch16_224"))
@@ -133,11 +125,6 @@ def to_timm(model: ViT) -> nn.Module:
 
     A ``VisionTransformerDistilled`` if there is a distillation token, else a ``VisionTransformer``. Any position
     table becomes the learned one. Dropout rates are not taken over.
-
-    Raises:
-        ImportError: If timm is not installed.
-        TypeError: If the model is no ViT of vitlite's.
-        ValueError: If timm's architecture cannot express the model; the message says why.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))

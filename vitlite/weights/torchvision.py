@@ -53,18 +53,7 @@ def from_torchvision(
 ) -> ViT:
     """A ViT with the weights of torchvision's ``VisionTransformer`` (``vit_b_16`` and the like).
 
-    Args:
-        source: The model, its state dict, or a file with the state dict (safetensors, or torch's, read with
-            ``weights_only``).
-        image_size, num_classes, num_heads, layer_norm_eps, gelu: As for ``from_timm``.
-
-    Returns:
-        A new model whose logits equal torchvision's.
-
-    Raises:
-        TypeError: If the source is none of these.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+    The arguments are those of ``from_timm``.
 
     Example:
         >>> import torchvision
@@ -86,10 +75,6 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
     """torchvision's model with the same logits, in evaluation mode; its ``state_dict()`` is what torchvision loads.
 
     Any position table becomes the learned one. Dropout rates are not taken over.
-
-    Raises:
-        TypeError: If the model is no ViT of vitlite's.
-        ValueError: If torchvision's architecture cannot express the model; the message says why.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))

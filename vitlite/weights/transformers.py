@@ -81,23 +81,15 @@ def from_transformers(
 
     ``DeiTForImageClassificationWithTeacher`` has both heads; in ``DeiTForImageClassification`` no head reads
     the distillation token, which makes it a register. SwiGLU is taken over. Layer scale goes into the layer in front
-    of it. A model without a head, such as ``Dinov2Model``, gets a new one.
+    of it. A model without a head, such as ``Dinov2Model``, gets a new one. What is not said here is as for
+    ``from_timm``.
 
     Args:
         source: The model, its state dict, a file with the state dict (safetensors, or torch's, read with
             ``weights_only``), with the names of version 5 or the older ones of published files; or the folder that
             ``save_pretrained`` wrote, whose ``config.json`` tells what tensors do not. Of a state dict, a warning
             names what was assumed.
-        image_size, num_classes, num_heads, gelu: As for ``from_timm``.
         layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
-
-    Returns:
-        A new model whose logits equal transformers'.
-
-    Raises:
-        TypeError: If the source is none of these.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
 
     Example:
         >>> import transformers
