@@ -10,7 +10,7 @@ from vitlite.train import Trainer, evaluate, recipes
 TINY = {
     "model": {"patch_size": 4, "num_classes": 10, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_dim": 32,
               "pool": "mean"},
-    "stems": {"plain": None, "conv": {"stem": "conv", "embed_dim": 32}},
+    "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 32, "width": 8, "blocks": 1}},
     "stages": {stem: [[16, "quick", 2], [24, "quick", 2]] for stem in ("plain", "conv")},
     "seeds": [0, 1],
     "device": "cpu",

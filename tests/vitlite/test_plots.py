@@ -51,7 +51,6 @@ EVERY_KIND = {
     "matrix": lambda: plots.matrix(torch.rand(3, 4), xlabel="key", ylabel="query", label="weight", title="t"),
     "lines": lambda: plots.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}, "x", "y", title="t"),
     "bars": lambda: plots.bars({"a": 1, "b": 2}, "y", title="t"),
-    "overlay": lambda: plots.overlay(torch.rand(3, 8, 8), torch.rand(2, 4, 4), ["a", "b"], title="t"),
     "overlays": lambda: plots.overlays(
         torch.rand(2, 3, 8, 8), {"a": torch.rand(2, 4, 4)}, torch.eye(8).expand(2, 8, 8), title="t"
     ),
@@ -301,32 +300,18 @@ class TestBars:
             plots.bars({}, "y")
 
 
-class TestOverlay:
+class TestInside:
+    """The figures for what ``vitlite.analysis`` finds."""
+
     def test_maps_cover_the_image_as_shares_of_their_peak(self, photos):
         maps = torch.tensor([[[0.0, 2.0], [1.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-        fig = plots.overlay(photos[0], maps, ["head 1", "head 2"])
+        fig = plots.overlays(photos[:1], {"head 1": maps[:1], "head 2": maps[1:]})
         assert [ax.get_title() for ax in fig.axes[:3]] == ["image", "head 1", "head 2"]
         grey, layer = fig.axes[1].images
         np.testing.assert_allclose(layer.get_array(), [[0, 0.5], [0.25, 1]])
         assert layer.get_extent() == list(grey.get_extent()) or tuple(layer.get_extent()) == grey.get_extent()
         assert np.isfinite(fig.axes[2].images[1].get_array()).all(), "an empty map is drawn empty"
         assert "largest" in bar_label(fig)
-
-    @pytest.mark.parametrize(
-        ("maps", "titles", "message"),
-        [
-            (-torch.ones(1, 2, 2), None, "must not be negative.*-1"),
-            (torch.rand(2, 2), None, r"maps has shape \(2, 2\)"),
-            (torch.rand(2, 2, 2), ["a"], "titles has 1 entries for 2 maps"),
-        ],
-    )
-    def test_what_is_no_map_is_refused(self, photos, maps, titles, message):
-        with pytest.raises(ValueError, match=message):
-            plots.overlay(photos[0], maps, titles)
-
-
-class TestInside:
-    """The figures for what ``vitlite.analysis`` finds."""
 
     def test_filters_are_tiles_with_grey_for_zero_each_scaled_for_itself(self):
         tiles = torch.zeros(3, 3, 4, 4)

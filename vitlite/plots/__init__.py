@@ -20,7 +20,6 @@ from vitlite.plots.figures import (
     image_grid,
     lines,
     matrix,
-    overlay,
     patch_grid,
     use_style,
 )
@@ -32,5 +31,5 @@ from vitlite.plots.parts import Array as Array
 
 __all__ = [
     "bars", "confusion", "distance_scatter", "dots", "filter_tiles", "head_maps", "heatmaps", "history", "image_grid",
-    "lines", "matrix", "overlay", "overlays", "patch_grid", "similarity_grid", "use_style",
+    "lines", "matrix", "overlays", "patch_grid", "similarity_grid", "use_style",
 ]

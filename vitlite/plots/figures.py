@@ -255,33 +255,6 @@ def bars(
     return fig
 
 
-def overlay(
-    image: Array, maps: Array, titles: Sequence[str] | None = None, columns: int = 6, title: str | None = None
-) -> Figure:
-    """Lay maps over an image, each as a share of its own largest value.
-
-    Args:
-        image: ``[C, H, W]`` or ``[H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        maps: ``[N, h, w]``, not negative, of any grid; each cell is drawn as a rectangle over its part of the image.
-        columns: Pictures in a row; the first picture is the image itself.
-
-    Example:
-        >>> len(overlay(np.random.rand(32, 32, 3), np.random.rand(2, 8, 8)).axes)  # image, two maps, colour bar
-        4
-    """
-    picture = parts.as_image(image)
-    values = parts.as_stack(maps, "maps", 3, "[N, h, w]; for one map pass map[None]")
-    parts.check_count("titles", titles, len(values), "map")
-    height, width = picture.shape[:2]
-    captions = ["image", *(titles or [""] * len(values))]
-    fig, axes = parts.new_grid(len(captions), columns, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
-    parts.show(axes[0], picture)
-    for ax, value in zip(axes[1:], parts.peak_shares(values), strict=True):
-        parts.lay_over(ax, picture, value)
-    parts.bar_below(fig, axes, "share of the map's largest value")
-    return fig
-
-
 def dots(series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, title: str | None = None) -> Figure:
     """Draw points, each series in a colour and marker of its own.
 
