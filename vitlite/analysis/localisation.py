@@ -37,15 +37,12 @@ class Localisation(NamedTuple):
 
 @torch.no_grad()
 def localisation(maps: Tensor, masks: Tensor) -> Localisation:
-    """Score maps against the masks of the objects they should find.
+    """Score maps against the masks of the objects they should find; float32, on the CPU.
 
     Args:
         maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size for the last two scores (averaged
             where the mask is coarser). A map of zeros tells nothing, as one that is the same everywhere.
         masks: ``[B, H, W]``; true (or not 0) on the object.
-
-    Returns:
-        The three scores of each image, float32 on the CPU.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)

@@ -99,7 +99,8 @@ class Split:
 
 
 class Splits(NamedTuple):
-    """The three splits of a data set. Choose on ``validation``; read ``test`` once, at the end.
+    """The three splits of a data set, which share classes, mean and deviation. Choose on ``validation``; read ``test``
+    once, at the end.
 
     Example:
         >>> sets = load("scenes", train_images=100, held_out=20)
@@ -140,9 +141,6 @@ def load(
         seed: of scenes, which world; of the others, which draw of ``train_images``.
         held_out: scenes only: how many images validation and test have, each.
         cues: scenes only: how much shape, hue and texture say about the class.
-
-    Returns:
-        The training, validation and test split, which share classes, mean and standard deviation.
 
     Raises:
         FileNotFoundError: if the path does not exist.

@@ -50,7 +50,6 @@ def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Ite
 
     Args:
         device: Where this process computes; CUDA devices talk through NCCL, all else through gloo.
-        patience: How long to wait for a process that is silent before the run ends with an error.
 
     Example:
         >>> with joined(torch.device("cpu")) as world:  # outside torchrun

@@ -70,9 +70,6 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
         image_size: Another size of images in pixels; a multiple of the patch size. By default the one that the
             position table in the file was made for, which may be larger than what the file takes.
 
-    Returns:
-        A new model, with the final states and logits of the file.
-
     Example:
         >>> model = from_onnx("encoder.onnx").at_resolution(224, "deit")  # doctest: +SKIP
     """

@@ -160,12 +160,6 @@ def extra(path: str | Path) -> dict[str, torch.Tensor]:
             if name.startswith(EXTRA)}
 
 
-def is_sealed(path: str | Path) -> bool:
-    """Whether a file of ours holds a digest of its tensors."""
-    with _opened(path) as (_, metadata):
-        return metadata["sha256"] is not None
-
-
 def _numbers(values: Sequence[float] | None) -> list[float] | None:
     return None if values is None else [float(value) for value in values]
 
