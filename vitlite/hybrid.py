@@ -80,10 +80,12 @@ class ResNetStem(Stem):
         self, embed_dim: int, *, in_channels: int = 3, stride: int = 4, width: int = 64, blocks: int = 2,
         norm: str = "group", map_patch: int = 1,
     ) -> None:
-        checks.at_least(1, in_channels=in_channels, width=width, blocks=blocks)
+        checks.at_least(1, in_channels=in_channels, width=width, blocks=blocks, stride=stride)
+        if stride < 2 or stride & (stride - 1):
+            raise ValueError(f"stride is {stride}; expected a power of 2, from 2 on")
         spec = {"stem": "resnet", "embed_dim": embed_dim, "in_channels": in_channels, "stride": stride, "width": width,
                 "blocks": blocks, "norm": norm, "map_patch": map_patch}
-        layers = trunk(in_channels, width, halvings(stride) + 1, blocks, norm)
+        layers = trunk(in_channels, width, stride.bit_length(), blocks, norm)
         super().__init__(spec, layers, width * stride, map_patch)
 
 
@@ -175,14 +177,6 @@ def build(spec: Mapping) -> Stem:
     if name not in STEMS:
         raise ValueError(f"stem is {name!r}; expected one of {', '.join(STEMS)}")
     return STEMS[name](**options)
-
-
-def halvings(stride: int) -> int:
-    """How often 2 divides a stride, which must be a power of 2."""
-    checks.at_least(1, stride=stride)
-    if stride < 2 or stride & (stride - 1):
-        raise ValueError(f"stride is {stride}; expected a power of 2, from 2 on")
-    return stride.bit_length() - 1
 
 
 def standardise(layers: nn.Sequential) -> nn.Sequential:

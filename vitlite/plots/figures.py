@@ -108,7 +108,9 @@ def patch_grid(
         left, top = col * (wide + gap) - 0.5, row * (tall + gap) - 0.5
         apart.add_patch(Rectangle((left, top), wide, tall, fill=False, edgecolor="0.6", linewidth=0.6))
         if numbers:
-            _outlined(apart, left + wide / 2, top + tall / 2, str(row * cols + col + 1), points)
+            number = apart.text(left + wide / 2, top + tall / 2, str(row * cols + col + 1), ha="center", va="center",
+                                color="white", fontsize=points, fontweight="bold")
+            number.set_path_effects([effects.withStroke(linewidth=points / 5, foreground="black")])
     return fig
 
 
@@ -351,11 +353,6 @@ def _cuts(ax: Axes, rows: int, cols: int, tall: int, wide: int) -> None:
             ax.axhline(row * tall - 0.5, color=colour, linewidth=width, linestyle="-", marker="")
         for col in range(1, cols):
             ax.axvline(col * wide - 0.5, color=colour, linewidth=width, linestyle="-", marker="")
-
-
-def _outlined(ax: Axes, x: float, y: float, text: str, points: float) -> None:
-    drawn = ax.text(x, y, text, ha="center", va="center", color="white", fontsize=points, fontweight="bold")
-    drawn.set_path_effects([effects.withStroke(linewidth=points / 5, foreground="black")])
 
 
 def _names(ax: Axes, rows: Sequence[str] | None, columns: Sequence[str] | None, shape: tuple[int, ...]) -> None:

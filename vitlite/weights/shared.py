@@ -7,8 +7,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -279,11 +278,15 @@ def assemble(
                  if (why := flaw(tensor, None if name.endswith("num_batches_tracked") else torch.float32))]:
         raise ValueError(f"the state of {library.title} holds what is no weight, so nothing was loaded: {wrong[0]}"
                          + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "") + "; pass the original weights")
-    with _reading(library):
+    try:
         state, more = _ours(library, state)
         config, taken = _config(library, state, known, assumed or {}, image_size)
         stem = _stem(state)
         stem = stem and R50(**stem)
+    except (LookupError, RuntimeError, OverflowError) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"the tensors of {library.title} do not fit one another ({cause}); nothing was loaded: fetch "
+                         "or save them again") from error
     remarks = [*remarks, *more, *taken]
     classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
     both = width == 2 * config.embed_dim
@@ -319,17 +322,6 @@ def assemble(
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
     return model.eval()
-
-
-@contextmanager
-def _reading(library: Library) -> Iterator[None]:
-    """What goes wrong while shapes are put together comes from tensors that are not theirs."""
-    try:
-        yield
-    except (LookupError, RuntimeError, OverflowError) as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"the tensors of {library.title} do not fit one another ({cause}); nothing was loaded: fetch "
-                         "or save them again") from error
 
 
 def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitlite import checks
 from vitlite.checks import Size
@@ -103,23 +103,13 @@ def from_transformers(
     scaled = any("layer_scale" in name for name in state)
     known = _folder(source) if model is None else _known(model)
     known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
-    assumed = {"layer_norm_eps": 1e-6 if scaled else 1e-12}
-    return shared.assemble(library_of(state), own_names(state), known, image_size, num_classes, assumed=assumed)
-
-
-def library_of(names: Iterable[str]) -> Library:
-    """The library's names and convention for a model with these tensors."""
-    names, library = set(names), LIBRARY
-    if "classifier.weight" in names:  # one head alone
+    assumed, library = {"layer_norm_eps": 1e-6 if scaled else 1e-12}, LIBRARY
+    if "classifier.weight" in state:  # one head alone
         library = library._replace(names={**library.names, "embeddings.distillation_token": "registers"})
-    if "embeddings.register_tokens" in names:  # of these models alone transformers resamples with antialiasing
+    if "embeddings.register_tokens" in state:  # of these models alone transformers resamples with antialiasing
         library = library._replace(convention="timm")
-    return library
-
-
-def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state without the token that only pre-training uses."""
-    return {name: tensor for name, tensor in state.items() if name != "embeddings.mask_token"}
+    state.pop("embeddings.mask_token", None)  # only pre-training uses it
+    return shared.assemble(library, state, known, image_size, num_classes, assumed=assumed)
 
 
 def _known(model: nn.Module) -> dict:
