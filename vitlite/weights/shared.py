@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import safetensors
 import torch
@@ -41,9 +41,15 @@ INEXPRESSIBLE = {
 # The tensors that tell a model's shape, by our names, with their axes.
 AXES = {"patch_embed.projection.weight": 4, "blocks.0.norm1.weight": 1, "blocks.0.mlp.contract.weight": 2}
 OPTIONAL = {"position": 3, "registers": 3, "head.out.weight": 2}
-OTHER_PATCHES = (
-    "\nIts patches have another size (or other channels); build the model with the patch_size it was trained with"
-)
+
+
+class Options(TypedDict, total=False):
+    """What the tensors of a state dict do not tell, and the caller may."""
+
+    num_heads: int | None
+    layer_norm_eps: float | None
+    gelu: str | None
+    pool: str | None
 
 
 class Library(NamedTuple):
@@ -84,8 +90,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only:
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
-        message = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
-        raise ValueError(message + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
+        raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong))
     if not check_only:
         model.load_state_dict(dict(state))
 
@@ -113,12 +118,6 @@ def bare(model: nn.Module) -> nn.Module:
             break
         model = inner
     return model
-
-
-def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
-    """Whether a patch has another number of pixels there: the projection's matrix is ``[D, C·P·P]``."""
-    return any(name.endswith("patch_embed.projection.weight") and name in state
-               and state[name].shape[1:] != tensor.shape[1:] for name, tensor in wanted.items())
 
 
 # ---- what comes in
@@ -214,8 +213,11 @@ def _shards(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def given(**options) -> dict:
-    """The options that the caller has set."""
+def given(options: Options) -> dict:
+    """The options that the caller has set, None being nothing."""
+    known = Options.__annotations__
+    if unknown := options.keys() - known.keys():
+        raise TypeError(f"there is no option {', '.join(unknown)}; expected some of {', '.join(known)}")
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library, Source
+from vitlite.weights.shared import Library, Options, Source
 
 LIBRARY = Library(
     "a timm VisionTransformer",
@@ -64,14 +65,7 @@ R50 = {
 
 
 def from_timm(
-    source: Source,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
-    gelu: str | None = None,
-    pool: str | None = None,
+    source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
     """A ViT with the weights of timm's ``VisionTransformer`` or ``VisionTransformerDistilled`` (DeiT).
 
@@ -105,7 +99,7 @@ def from_timm(
     known = {"pool": "mean", "pool_norm": "after"} if norm_after else {}
     if model is not None:
         known |= _known(model)
-    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu, pool=pool)
+    known |= shared.given(options)
     return shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Unpack
 
 import torchvision
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library, Source
+from vitlite.weights.shared import Library, Options, Source
 
 LIBRARY = Library(
     "a torchvision VisionTransformer",
@@ -43,13 +44,7 @@ LIBRARY = Library(
 
 
 def from_torchvision(
-    source: Source,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
-    gelu: str | None = None,
+    source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
     """A ViT with the weights of torchvision's ``VisionTransformer`` (``vit_b_16`` and the like).
 
@@ -67,7 +62,7 @@ def from_torchvision(
         parts = {type(module): module for module in model.modules()}
         known = {"image_size": model.image_size, "num_heads": parts[nn.MultiheadAttention].num_heads,
                  "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}
-    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
+    known |= shared.given(options)
     return shared.assemble(LIBRARY, state, known, image_size, num_classes)
 
 

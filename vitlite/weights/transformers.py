@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from vitlite.checks import Size
 from vitlite.files import decoding
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library, Source
+from vitlite.weights.shared import Library, Options, Source
 
 BLOCK = {
     "layernorm_before": "norm1",
@@ -69,13 +70,7 @@ GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_new": "tanh", "gelu_pytor
 
 
 def from_transformers(
-    source: Source,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
-    gelu: str | None = None,
+    source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
     """A ViT with the weights of transformers' ViT, DeiT, DINOv2 or DINOv2 with registers.
 
@@ -102,7 +97,7 @@ def from_transformers(
     state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
     scaled = any("layer_scale" in name for name in state)
     known = _folder(source) if model is None else _known(model)
-    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
+    known |= shared.given(options)
     assumed, library = {"layer_norm_eps": 1e-6 if scaled else 1e-12}, LIBRARY
     if "classifier.weight" in state:  # one head alone
         library = library._replace(names={**library.names, "embeddings.distillation_token": "registers"})
