@@ -162,10 +162,12 @@ class TestPatches:
         assert y > 4
         assert not plots.patch_grid(photos[0], 4).axes[1].texts
 
-    @pytest.mark.parametrize(("patch_size", "odd"), [(3, 8), ((4, 5), 12), (0, 8)])
+    @pytest.mark.parametrize(("patch_size", "odd"), [(3, 8), ((4, 5), 12)])
     def test_a_patch_that_does_not_divide_the_image_is_named(self, photos, patch_size, odd):
         with pytest.raises(ValueError, match=f"image is 8×12, patch size is .*: {odd} is not a multiple of"):
             plots.patch_grid(photos[0], patch_size)
+        with pytest.raises(ValueError, match="patch_size is 0; it must be at least 1 pixel"):
+            plots.patch_grid(photos[0], 0)
 
     def test_a_batch_is_refused(self, photos):
         with pytest.raises(ValueError, match="expected one image"):

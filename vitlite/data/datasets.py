@@ -489,10 +489,6 @@ class _Archive:
     names: str
     label_bytes: int  # CIFAR-100 has the coarse label first, then the fine one; the last is the one we read
 
-    @property
-    def record_bytes(self) -> int:  # the labels, then 32×32 values of red, of green and of blue
-        return self.label_bytes + 3 * 32 * 32
-
 
 CIFAR = {
     "cifar10": _Archive(
@@ -571,7 +567,7 @@ def _decode(archive: _Archive, content: bytes) -> dict[str, np.ndarray]:
         arrays["classes"] = np.array(read(archive.names).decode().split())
         for split, names in (("train", archive.train), ("test", archive.test)):
             data = np.frombuffer(b"".join(read(name) for name in names), dtype=np.uint8)
-            records = data.reshape(-1, archive.record_bytes)
+            records = data.reshape(-1, archive.label_bytes + 3 * 32 * 32)  # labels; then values of red, green and blue
             pixels = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
             arrays[f"{split}_images"] = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
             arrays[f"{split}_labels"] = records[:, archive.label_bytes - 1].astype(np.int64)

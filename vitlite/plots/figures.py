@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 import vitlite.plots.parts as parts
+from vitlite import checks
 from vitlite.plots.parts import BAR_HEIGHT, COLOURS, DASHES, MARKERS, WIDTH, Array
 
 
@@ -96,7 +97,9 @@ def patch_grid(
     """
     picture = parts.as_image(image)
     height, width = picture.shape[:2]
-    rows, cols, (tall, wide) = _patch_counts(height, width, patch_size)
+    tall, wide = checks.pair(patch_size, "patch_size")
+    checks.divides((height, width), (tall, wide))
+    rows, cols = height // tall, width // wide
     gap = max(1, round(min(tall, wide) / 5))
     canvas = parts.spread(picture.reshape(rows, tall, cols, wide, -1).swapaxes(1, 2), gap, 1.0)
     fig, (whole, apart) = parts.new_grid(2, 2, WIDTH / 2, WIDTH / 2 * height / width, None, title)
@@ -335,15 +338,6 @@ def history(history: Mapping[str, Sequence[float]], title: str | None = None) ->
 
 
 # Below: what only these figures need.
-
-
-def _patch_counts(height: int, width: int, patch_size: int | tuple[int, int]) -> tuple[int, int, tuple[int, int]]:
-    tall, wide = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    for side, patch in ((height, tall), (width, wide)):
-        if patch < 1 or side % patch:
-            raise ValueError(f"image is {height}×{width}, patch size is {tall}×{wide}: {side} is not a multiple of "
-                             f"{patch}; crop or pad the image, or pass another patch_size")
-    return height // tall, width // wide, (tall, wide)
 
 
 def _cuts(ax: Axes, rows: int, cols: int, tall: int, wide: int) -> None:
