@@ -246,7 +246,7 @@ def _layers(attention: Iterable[Array], layers: Sequence[int] | None) -> tuple[n
     """The chosen layers' maps ``[layers, heads, tokens, tokens]``, their numbers from 1, and how many there are."""
 
     def one(layer: Array) -> Tensor:
-        array = as_array(layer)
+        array = as_array(layer).copy()  # a view may be read-only, or run backwards
         if array.ndim == 4 and len(array) > 1:
             raise ValueError(f"attention is of {len(array)} images: choose one, [layer[0] for layer in attention]")
         return torch.from_numpy(array if array.ndim == 4 else array[None])
