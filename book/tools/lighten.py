@@ -12,9 +12,9 @@ SMALL = 8_000  # bytes of a picture that is left as it is
 
 
 def icons(site: Path) -> None:
-    """Keep of the icons in the theme's script those that a page, a script or a style names."""
+    """Keep of the icons in the theme's script those that a page or a script names."""
     script = site / "_static/scripts/fontawesome.js"
-    texts = [path.read_text(encoding="utf-8") for kind in ("*.html", "*.js", "*.css") for path in site.rglob(kind)
+    texts = [path.read_text(encoding="utf-8") for kind in ("*.html", "*.js") for path in site.rglob(kind)
              if path != script and "vendor" not in path.parts]
     used = {name for text in texts for name in USED.findall(text)}
 
