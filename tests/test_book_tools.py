@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "book/tools"), str(ROOT / "book/_ext")]
@@ -22,6 +24,7 @@ import build  # noqa: E402
 import execute  # noqa: E402
 import exercises  # noqa: E402
 import figures  # noqa: E402
+import lighten  # noqa: E402
 import results  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
@@ -555,6 +558,36 @@ def test_an_old_address_names_a_chapter_that_is_there(tmp_path: Path) -> None:
         assert not (ROOT / old).with_suffix(".ipynb").exists()
         assert (ROOT / "notebooks" / new).with_suffix(".ipynb").is_file()
         assert f'url={new}"' in (tmp_path / old).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- lighter pages
+
+
+def test_a_picture_is_packed_with_every_pixel_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lighten, "SMALL", 300)
+    (tmp_path / "_images").mkdir()
+    waves = np.add.outer(np.arange(300), np.arange(200)) % 251
+    pixels = np.stack([waves, waves[::-1], 255 - waves], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "_images/a.png")
+    Image.fromarray(pixels[:2, :2]).save(tmp_path / "_images/small.png")
+    page = '<img src="../_images/a.png"><img src="../_images/small.png">'
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    lighten.pictures(tmp_path)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page.replace("a.png", "a.webp")
+    assert sorted(path.name for path in (tmp_path / "_images").iterdir()) == ["a.webp", "small.png"]
+    with Image.open(tmp_path / "_images/a.webp") as packed:
+        assert np.array_equal(np.asarray(packed), pixels)
+
+
+def test_icons_that_no_page_names_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "_static/scripts").mkdir(parents=True)
+    script = tmp_path / "_static/scripts/fontawesome.js"
+    outline = '[512,512,[128269,"search"],"f002","M1 2z"]'
+    script.write_text(f'a={{sun:[1,2,[],"f1",["M0","M1"]],"list-ul":{outline},bars:{outline.replace("search", "x")}}}')
+    page = '<i class="fa-solid fa-search"></i> <i class="fas fa-sun"></i>'
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    lighten.icons(tmp_path)
+    assert script.read_text() == f'a={{sun:[1,2,[],"f1",["M0","M1"]],"list-ul":{outline},}}'
 
 
 # ---------------------------------------------------------------- the first page
