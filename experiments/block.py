@@ -4,7 +4,7 @@ Question:    What do layer scale, normalised queries and keys, a SwiGLU of equal
              each buy a small ViT on CIFAR-10, and what do all five buy together?
 Expectation: Rotary positions gain one or two points: an offset is there before the first step, where a table of
              positions must be learned. The gate gains half a point. The other three mend what goes wrong in deep, large
-             or long trainings, and six blocks for a thousand steps have none of that: no clear difference. All
+             or long trainings, and six blocks for 800 steps have none of that: no clear difference. All
              together: about what rotary positions and the gate give.
 Command:     python -m experiments block
 Cost:        cpu: 21 runs (seven blocks, three seeds) of about 2 minutes on one core with bfloat16 instructions, about
@@ -29,8 +29,8 @@ __all__ = ["CHANGES", "DATASET", "SCALES", "Scaled", "new_model", "points", "run
 
 DATASET = ("cifar10: 45,000 training, 5,000 validation and 10,000 test images, shrunk to 24 pixels (cpu) or at 32 "
            "(full); quick: scenes")
-# Each block by the fields of ``ViTConfig`` that it changes; ``layer_scale`` is where that scale begins. As in
-# Touvron et al. (2021b) this is 0.1 for networks of up to 18 blocks. ``mlp_share`` keeps the parameters of the MLP.
+# Each block by the fields of ``ViTConfig`` that it changes; ``layer_scale`` is where that scale begins: 0.1, as in
+# CaiT (Touvron et al., 2021) for networks of up to 18 blocks. ``mlp_share`` keeps the parameters of the MLP.
 CHANGES = {
     "plain": {},
     "layer scale": {"layer_scale": 0.1},
