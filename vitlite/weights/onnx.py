@@ -143,6 +143,9 @@ def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
     Args:
         model: A ViT, with any patch embedding, or a ResNet, whose images may then have any size, too.
 
+    Raises:
+        ValueError: If the model does what ONNX cannot express.
+
     Example:
         >>> import tempfile
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
@@ -162,8 +165,13 @@ def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
     with written_whole(path) as beside:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # the one that the exporter can always take apart
             warnings.simplefilter("ignore")  # its remarks on itself
-            torch.onnx.export(model, (images,), beside, input_names=["images"], output_names=["logits"], dynamo=True,
-                              dynamic_shapes=(dynamic,), external_data=False, verbose=False)
+            try:
+                torch.onnx.export(model, (images,), beside, input_names=["images"], output_names=["logits"],
+                                  dynamo=True, dynamic_shapes=(dynamic,), external_data=False, verbose=False)
+            except torch.onnx.errors.OnnxExporterError as error:
+                raise ValueError("the model does something that a fixed list of operations cannot express, such as a "
+                                 "choice that depends on the pixels, or layers of whole numbers: write it without, or "
+                                 "keep it in PyTorch with weights.save") from error
         _compare(model, beside, images[[0, 1, 0]])
     return Path(path)
 
