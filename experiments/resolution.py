@@ -145,17 +145,20 @@ def show(record: dict, what: str) -> Figure:
         what: ``"tables"``: accuracy at once by position table; ``"forms"``: by form of the images, also fine-tuned.
     """
     small, large = record["config"]["image_size"], record["config"]["larger"]
+    origins = {"same": f"{small} px, as fitted", "file": "from the file", "new": "drawn anew", "nearest": "copied"}
     views = {
-        "tables": [(f"{small} px" if form == "square" else table, form, table, "at_once")
-                   for form, table in PLACES if form in ("square", "larger")],
-        "forms": [(f"{small} px,\nas fitted", "square", "same", "at_once"),
-                  (f"{small} px,\ntrained", "square", "same", "fine_tuned"),
-                  (f"{large} px,\nat once", "larger", "deit", "at_once"),
-                  (f"{large} px,\ntrained", "larger", "deit", "fine_tuned"),
-                  ("wide,\nat once", "wide", "deit", "at_once"), ("squashed,\nat once", "squashed", "same", "at_once")],
+        "tables": ("A table made from the old one works, a new one does not", [
+            (origins.get(table, f"resampled: {table}"), form, table, "at_once")
+            for form, table in PLACES if form in ("square", "larger")]),
+        "forms": ("Larger images cost nothing, wide ones less than squashed ones", [
+            (f"{small} px, as fitted", "square", "same", "at_once"),
+            (f"{small} px, trained", "square", "same", "fine_tuned"),
+            (f"{large} px, at once", "larger", "deit", "at_once"),
+            (f"{large} px, trained", "larger", "deit", "fine_tuned"),
+            ("wide, at once", "wide", "deit", "at_once"), ("squashed, at once", "squashed", "same", "at_once")]),
     }
     checks.choice(views, what=what)
+    title, wanted = views[what]
     rows = {(row["form"], row["table"]): row for row in record["summary"]}
-    bars = {name: 100 * rows[form, table][when]["mean"] for name, form, table, when in views[what]
-            if when in rows.get((form, table), {})}
-    return plots.bars(bars, "test accuracy (%)", "Larger images at once, and after training on them")
+    return plots.bars({name: 100 * rows[form, table][when]["mean"] for name, form, table, when in wanted
+                       if when in rows.get((form, table), {})}, "test accuracy (%)", title)
