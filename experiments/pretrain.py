@@ -127,18 +127,16 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def show(record: dict, what: str) -> str:
-    """The record as chapter 9 shows it.
-
-    Args:
-        record: The record ``pretrain``.
-        what: ``"accuracy"`` and ``"gains"``: tables, as Markdown. ``"learned"``: lines of text on pre-training itself.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"accuracy": _accuracy, "gains": _gain_of_each, "learned": _learned}
-    checks.choice(views, what=what)
-    return views[what](record)
+    """The record as chapter 9 shows it; ``what`` is ``"gains"``: lines of text, of most scenes and fewest labels."""
+    checks.choice(["gains"], what=what)
+    labels, scenes = min(record["config"]["labels"]), max(record["config"]["pretraining_images"])
+    lines = []
+    for family, name in (("vit", "ViT"), ("resnet", "ResNet")):
+        gains = {row["other_steps"]: records.percent(row, "+") for row in record["summary"]["gain"] if (
+            row["family"], row["train_images"], row["pretraining_images"], row["other_images"]) == (
+                family, labels, scenes, 0)}
+        lines += [f"{name:<6}  {gain:>10} points over {steps:3} steps from scratch" for steps, gain in gains.items()]
+    return "\n".join(lines)
 
 
 def _gains(tuned: list[dict]) -> list[dict]:
@@ -181,41 +179,3 @@ def _fine_tuned(model: nn.Module, sets: data.Splits, point: dict, config: dict, 
     measured = trained(fresh(), sets, _recipe(config, steps, best(search)), seed=seed, device=device,
                        checkpoint=work / f"{name}-{steps}.safetensors")
     return measured | {"learning_rate": best(search), "search": search}
-
-
-# ---- what chapter 9 shows
-
-NAMES = {"vit": "ViT", "resnet": "ResNet"}
-
-
-def _accuracy(record: dict) -> str:
-    labels = record["config"]["labels"]
-    rows_by_place = {(row["family"], row["train_images"], row["pretraining_images"], row["steps"]): row
-                     for row in record["summary"]["accuracy"]}
-    rows = []
-    for scenes, steps in sorted({place[2:] for place in rows_by_place}):
-        cells = [records.percent(rows_by_place[family, count, scenes, steps]) for count in labels for family in NAMES]
-        rows.append([f"{scenes:,} scenes" if scenes else "none", f"{steps:,}", *cells])
-    columns = [f"{NAMES[family]}, {count:,} photographs" for count in labels for family in NAMES]
-    return records.table(["pre-training", "steps on photographs", *columns], rows)
-
-
-def _gain_of_each(record: dict) -> str:
-    axes = ("train_images", "pretraining_images", "other_images", "other_steps")
-    gains = {(row["family"], *(row[axis] for axis in axes)): row for row in record["summary"]["gain"]}
-    rows = []
-    for over in record["summary"]["vit_gains_more"]:
-        count, scenes, other, steps = place = tuple(over[axis] for axis in axes)
-        rows.append([f"{scenes:,} scenes", f"{other:,} scenes" if other else f"none, {steps:,} steps", f"{count:,}",
-                     *(records.percent(gain, "+") for gain in (gains["vit", *place], gains["resnet", *place], over))])
-    return records.table(["from", "against", "photographs", "ViT", "ResNet", "ViT − ResNet"], rows, left=2)
-
-
-def _learned(record: dict) -> str:
-    lines = []
-    for family, name in NAMES.items():
-        right = [run["pretrained"]["test_accuracy"] for run in record["runs"]
-                 if run["family"] == family and run["pretrained"]]
-        lines.append(f"{name}: after its pre-training right on {100 * sum(right) / len(right):.0f} % of new scenes, "
-                     f"{100 * min(right):.0f} to {100 * max(right):.0f} % by run")
-    return "\n".join(lines)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from vitlite import ViT, checks, weights
 from vitlite.checks import Size
 
-__all__ = ["NAME", "PHOTOGRAPHS", "model", "normalised", "photograph", "standing_out"]
+__all__ = ["NAME", "PHOTOGRAPHS", "model", "normalised", "photograph", "piece_folder", "standing_out"]
 
 NAME = "dinov2-s14-focus"  # in ``weights.published()``
 
@@ -59,6 +61,42 @@ def photograph(name: str, size: tuple[int, int] = (336, 504)) -> Tensor:
     top, left = (height - rows) // 2, (width - columns) // 2
     image = image[:, :, top:top + rows, left:left + columns]
     return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def piece_folder(folder: Path, train: int = 13, test: int = 12) -> Path:
+    """Write pieces of the four photographs as a folder of pictures, one folder per photograph: a small task to learn.
+
+    The pieces are grey squares of 48 to 95 pixels, all of one brightness and contrast, so that neither gives them away.
+    Those in ``train`` come from the left half of each photograph, those in ``test`` from the right half.
+
+    Args:
+        folder: Where to; it is made.
+        train: Pieces per photograph to train on.
+        test: Pieces per photograph to test on.
+
+    Returns:
+        The folder, as ``vitlite.data.load`` takes it.
+    """
+    for number, name in enumerate(PHOTOGRAPHS):
+        grey = photograph(name, (400, 600))[0].mean(dim=0)
+        for part, half, count in (("train", grey[:, :300], train), ("test", grey[:, 300:], test)):
+            place = Path(folder) / part / name
+            place.mkdir(parents=True, exist_ok=True)
+            for i, piece in enumerate(_pieces(half, count, number)):
+                Image.fromarray(piece.mul(255).round().byte().numpy()).convert("RGB").save(place / f"{i:02}.png")
+    return Path(folder)
+
+
+def _pieces(grey: Tensor, count: int, seed: int) -> list[Tensor]:
+    """Squares from random places of a grey picture ``[H, W]``, from 0 to 1."""
+    random, found = torch.Generator().manual_seed(seed), []
+    for _ in range(count):
+        share, down, along = torch.rand(3, generator=random).tolist()
+        side = 48 + int(48 * share)
+        y, x = int(down * (grey.shape[0] - side)), int(along * (grey.shape[1] - side))
+        piece = grey[y:y + side, x:x + side]
+        found.append((0.5 + 0.2 * (piece - piece.mean()) / (piece.std() + 0.01)).clamp(0, 1))
+    return found
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,9 @@ from vitlite.files import written_whole
 from vitlite.train import outputs
 from vitlite.train.device import autocast_dtype
 
-__all__ = ["DATASET", "SCALES", "fine_tuned", "in_the_head", "layer_features", "mixed_up", "points", "probed", "run",
-           "show", "summarise"]
+__all__ = ["DATASET", "SCALES", "accuracy", "drawn", "enlarged_outputs", "epochs_of", "fine_tuned", "in_the_head",
+           "layer_features", "mixed_up", "points", "probed", "published", "run", "show", "summarise",
+           "two_rates", "with_a_linear_map"]
 
 DATASET = (
     "cifar10: images drawn from its 45,000 training images, 500 validation and 2,000 test images, enlarged to 112 "
@@ -90,8 +92,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
         validation accuracy after each epoch, before the first one first.
     """
     use, seed = point["use"], point["seed"]
-    model = _model(config)
-    sets = _drawn(config, seed)
+    model = published(config)
+    sets = drawn(config, seed)
     sets = sets._replace(train=sets.train.subset(config[USES[use]] * len(sets.train.classes), seed))
     if use in ("frozen", "mixed_up"):
         model = mixed_up(model) if use == "mixed_up" else model
@@ -102,10 +104,9 @@ def run(point: dict, config: dict, work: Path) -> dict:
         model = ViT(replace(model.config, num_classes=len(sets.train.classes))).to(config["device"])
     model = model.reset_head(len(sets.train.classes))
     if use.startswith("probe_first"):
-        features = _outputs(model, sets.train, model.features)
-        in_the_head(model, probed(features, sets.train.labels, config["l2"]))
+        with_a_linear_map(model, sets.train, config["l2"])
     kind = use.removesuffix("_most")
-    return fine_tuned(model, sets, config, config[kind], config["epochs"][use], seed)
+    return fine_tuned(model, sets, config, two_rates(model, **config[kind]), config["epochs"][use], seed)
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -140,6 +141,13 @@ def in_the_head(model: ViT, probe: LinearProbe) -> None:
         model.head[-1].bias.copy_(probe.bias)
 
 
+def with_a_linear_map(model: ViT, train: data.Split, l2: float) -> ViT:
+    """Fit a linear map to a model's features of the training images, and make it the model's head, in place."""
+    features = enlarged_outputs(model, train, model.features)
+    in_the_head(model, probed(features, train.labels, l2))
+    return model
+
+
 def mixed_up(model: ViT) -> ViT:
     """A copy whose matrices for query, key and value are those that a reader gets who takes the file's anonymous
     matrices in their order: key, value, query. Biases have names and stay."""
@@ -159,45 +167,68 @@ def layer_features(model: ViT, images: Tensor) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def fine_tuned(model: ViT, sets: data.Splits, config: dict, rates: dict, epochs: int, seed: int) -> dict:
-    """Train a model with one rate for its body and one for its head; gives the usual keys and ``curve``.
+def fine_tuned(model: ViT, sets: data.Splits, config: dict, groups: list[dict], epochs: int, seed: int) -> dict:
+    """Train parts of a model, each by its own rate; gives the usual keys, ``cpu_seconds`` and ``curve``.
 
-    AdamW, a rise over a tenth of the steps, then a cosine to 0; half of the images flipped.
+    Args:
+        model: What to train.
+        sets: Training, validation and test images.
+        config: ``batch_size``, ``weight_decay``, ``label_smoothing`` and ``device``.
+        groups: As AdamW takes them, each with its highest rate as ``"peak"``; see ``two_rates``.
+        epochs: How often to look at every training image.
+        seed: Of the order of the images and of their flips.
     """
-    head = {id(p) for p in model.head.parameters()}
-    groups = [{"params": [p for p in model.parameters() if (id(p) in head) == inside], "peak": rates[name]}
-              for name, inside in (("body", False), ("head", True))]
+    curve, began, spent = [accuracy(model, sets.validation)], time.perf_counter(), time.process_time()
+    seconds = cpu_seconds = 0.0
+    for _ in epochs_of(model, sets.train, config, groups, epochs, seed):
+        seconds += time.perf_counter() - began
+        cpu_seconds += time.process_time() - spent
+        curve.append(accuracy(model, sets.validation))
+        began, spent = time.perf_counter(), time.process_time()
+    count = len(sets.train)
+    return {
+        "parameters": cost.parameters(model), "train_images": count,
+        "steps": epochs * -(-count // config["batch_size"]), "images_seen": epochs * count,
+        "seconds": seconds, "cpu_seconds": cpu_seconds,
+        "train_flops": epochs * count * cost.train_flops(model, _image_shape(model)), "val_accuracy": curve[-1],
+        "test_accuracy": accuracy(model, sets.test), "curve": curve,
+    }
+
+
+def epochs_of(
+    model: ViT, train: data.Split, config: dict, groups: list[dict], epochs: int, seed: int
+) -> Iterator[int]:
+    """The training itself, which pauses after every epoch, from the first, 1.
+
+    AdamW, a rise over a tenth of the steps, then a cosine to 0; half of the images flipped. See ``fine_tuned``.
+    """
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config["weight_decay"], fused=True)
     generator, device = torch.Generator().manual_seed(seed), torch.device(config["device"])
-    dtype, count = autocast_dtype(device), len(sets.train)
+    dtype = autocast_dtype(device)
     batches = [batch for _ in range(epochs)
-               for batch in torch.randperm(count, generator=generator).split(config["batch_size"])]
-    shape, began, curve, seconds = _image_shape(model), time.perf_counter(), [], 0.0
-    for step, chosen in enumerate(batches):
-        if step % (len(batches) // epochs) == 0:
-            seconds += time.perf_counter() - began
-            curve.append(_accuracy(model, sets.validation))
-            began = time.perf_counter()
-        images = normalise(sets.train.images[chosen].to(device), sets.train.mean, sets.train.std)
+               for batch in torch.randperm(len(train), generator=generator).split(config["batch_size"])]
+    for step, chosen in enumerate(batches, start=1):
+        images = normalise(train.images[chosen].to(device), train.mean, train.std)
         flip = torch.rand(len(chosen), 1, 1, 1, generator=generator).to(device) < 0.5
-        images = _resized(torch.where(flip, images.flip(-1), images), shape)
+        images = _resized(torch.where(flip, images.flip(-1), images), _image_shape(model))
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * _share(step, len(batches))
+            group["lr"] = group["peak"] * _share(step - 1, len(batches))
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = F.cross_entropy(model.train()(images), sets.train.labels[chosen].to(device),
+            loss = F.cross_entropy(model.train()(images), train.labels[chosen].to(device),
                                    label_smoothing=config["label_smoothing"])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    seconds += time.perf_counter() - began
-    curve.append(_accuracy(model, sets.validation))
-    return {
-        "parameters": cost.parameters(model), "train_images": count, "steps": len(batches),
-        "images_seen": epochs * count, "seconds": seconds,
-        "train_flops": epochs * count * cost.train_flops(model, shape), "val_accuracy": curve[-1],
-        "test_accuracy": _accuracy(model, sets.test), "curve": curve,
-    }
+        if step % (len(batches) // epochs) == 0:
+            yield step // (len(batches) // epochs)
+
+
+def two_rates(model: ViT, body: float, head: float) -> list[dict]:
+    """All parameters, those of the head in a group of their own."""
+    inside = {id(p) for p in model.head.parameters()}
+    return [{"params": [p for p in model.parameters() if (id(p) in inside) == chosen], "peak": rate}
+            for rate, chosen in ((body, False), (head, True))]
 
 
 def _share(step: int, steps: int) -> float:
@@ -208,14 +239,14 @@ def _share(step: int, steps: int) -> float:
     return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (step - warmup) / (steps - warmup))).item())
 
 
-def _model(config: dict) -> ViT:
+def published(config: dict) -> ViT:
     model = real.model(config["image_size"])
     if model is None:
         raise FileNotFoundError("the published weights are not there, and this experiment is about them")
     return model.to(config["device"])
 
 
-def _drawn(config: dict, seed: int) -> data.Splits:
+def drawn(config: dict, seed: int) -> data.Splits:
     """The splits, to be normalised as the published ViT wants it; the test images are the same for every seed."""
     sets = loaded(**config["data"])
     held = (split.subset(min(config[name], len(split)))
@@ -233,20 +264,20 @@ def _resized(images: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(images, shape, mode="bicubic", antialias=True)
 
 
-def _outputs(model: ViT, split: data.Split, call) -> Tensor:
+def enlarged_outputs(model: ViT, split: data.Split, call) -> Tensor:
     """What a call makes of a split's images, enlarged, in the precision of the training."""
     shape, dtype = _image_shape(model), autocast_dtype(next(model.parameters()).device)
     return outputs(model, split, lambda images: call(_resized(images, shape)), batch_size=100, dtype=dtype)
 
 
-def _accuracy(model: ViT, split: data.Split) -> float:
-    return (_outputs(model, split, model).argmax(dim=1) == split.labels).double().mean().item()
+def accuracy(model: ViT, split: data.Split) -> float:
+    return (enlarged_outputs(model, split, model).argmax(dim=1) == split.labels).double().mean().item()
 
 
 def _states(model: ViT, sets: data.Splits, config: dict, path: Path) -> list[Tensor]:
     """``layer_features`` of each split, computed once and kept."""
     if not path.is_file():
-        states = {name: _outputs(model, split, partial(layer_features, model)).half()
+        states = {name: enlarged_outputs(model, split, partial(layer_features, model)).half()
                   for name, split in zip(sets._fields, sets, strict=True)}
         with written_whole(path) as beside:
             save_file(states, beside)

@@ -93,9 +93,9 @@ def test_the_last_layer_is_what_the_head_reads():
 
 
 def test_each_part_moves_by_its_own_rate(record):
-    model, sets = small(10), real_weights._drawn(QUICK, 0)
+    model, sets = small(10), real_weights.drawn(QUICK, 0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    real_weights.fine_tuned(model, sets, QUICK, {"body": 0.0, "head": 1e-3}, 1, 0)
+    real_weights.fine_tuned(model, sets, QUICK, real_weights.two_rates(model, body=0.0, head=1e-3), 1, 0)
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
     assert moved == {"head.0.weight", "head.0.bias"}
 
