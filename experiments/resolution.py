@@ -151,7 +151,7 @@ def show(record: dict, what: str) -> Figure:
                 (name, "larger", table, "at_once") for name, table in (
                     ("deit", "deit"), ("jax", "jax"), ("copied", "nearest"), ("from the file", "file"),
                     ("drawn anew", "new")))]),
-        "forms": ("Squashing costs more than a wide grid", [
+        "forms": ("Larger images are read at once, and training helps as much", [
             (f"{small} px", "square", "same", "at_once"), (f"{small} px, trained", "square", "same", "fine_tuned"),
             (f"{large} px", "larger", "deit", "at_once"), (f"{large} px, trained", "larger", "deit", "fine_tuned"),
             ("wide", "wide", "deit", "at_once"), ("squashed", "squashed", "same", "at_once")]),
