@@ -12,7 +12,7 @@ CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
 WORKERS = $$("$(BIN)/python" book/tools/workers.py)
 
-.PHONY: help install book html lab execute smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint audit pdf wheel benchmark clean
+.PHONY: help install book html lab execute exercises smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint audit pdf wheel benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -40,6 +40,9 @@ lab: $(INSTALLED) ## open the chapters in JupyterLab
 
 execute: $(INSTALLED) ## run every chapter in place and store its outputs
 	@"$(BIN)/python" book/tools/execute.py
+
+exercises: $(INSTALLED) ## gather all exercises without their solutions in one notebook, _build/exercises.ipynb
+	@"$(BIN)/python" book/tools/exercises.py
 
 smoke-full: $(INSTALLED) ## run every chapter as a script at full scale, on tiny data for two steps
 	@"$(BIN)/python" book/tools/smoke.py

@@ -25,7 +25,7 @@ from experiments import records
 from experiments.families import SMALL, build
 from experiments.measure import images_seen, loaded, trained, usual_recipe
 from experiments.statistics import grouped, interval
-from vitlite import ViT, cost, data, weights
+from vitlite import ViT, checks, cost, data, weights
 from vitlite.analysis import centre_prior, class_attention, localisation
 from vitlite.dino import SelfDistillation, answers
 from vitlite.masked import masked_patches
@@ -109,8 +109,9 @@ def summarise(runs: list[dict]) -> dict:
     return summary | {"middle": {score: guess[score]["middle"] for score in guess}}
 
 
-def show(record: dict) -> str:
-    """The record as chapter 16 shows it: a table, as Markdown."""
+def show(record: dict, what: str) -> str:
+    """The record as chapter 16 shows it; ``what`` is ``"table"``: a table, as Markdown."""
+    checks.choice(["table"], what=what)
     rows = [[WAYS[way], f"{steps:,}", *(records.percent(told[key]) for key in (
                 "neighbours", "precision_best", "precision_mean", "jaccard_best", "jaccard_mean"))]
             for way, told in record["summary"].items() if way in WAYS

@@ -19,13 +19,14 @@ import time
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments import real_weights, records
 from experiments.measure import best, tuned
 from experiments.real_weights import accuracy, epochs_of, fine_tuned, two_rates, with_a_linear_map
 from experiments.statistics import grouped, interval
-from vitlite import ViT, checks, cost, data
+from vitlite import ViT, checks, cost, data, plots
 
 __all__ = ["DATASET", "SCALES", "LowRank", "groups", "points", "run", "show", "summarise", "with_low_rank"]
 
@@ -34,9 +35,8 @@ DATASET = (
     "2,000 test images (full: 10,000), enlarged to 112 pixels (full: 224), bicubic; quick: scenes"
 )
 WAYS = {
-    "one_rate": "head of zeros, one rate for everything", "map": "linear map, all else frozen",
-    "all": "linear map, then everything", "decay": "the same, rates falling towards the first layer",
-    "lora": "linear map, then LoRA and the head",
+    "one_rate": "head of zeros, one rate", "map": "linear map alone", "all": "linear map, then everything",
+    "decay": "the same, rates by layer", "lora": "linear map, then LoRA",
 }
 GRID = {
     "l2": 0.1, "weight_decay": 0.05, "label_smoothing": 0.1, "batch_size": 25, "device": "cpu",
@@ -104,12 +104,38 @@ def summarise(runs: list[dict]) -> dict:
         for way, those in sorted(grouped(runs, "way").items(), key=lambda each: list(WAYS).index(each[0]))}
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 9 shows it; ``what`` is ``"ways"``: a table, as Markdown."""
-    checks.choice(["ways"], what=what)
+def show(record: dict, what: str) -> Figure | str:
+    """The record as chapter 9 shows it.
+
+    Args:
+        record: The record ``finetune``.
+        what: ``"ways"``: a table, as Markdown. ``"rates"``: a figure of the trials, with the first seed.
+
+    Raises:
+        ValueError: If it is neither of these.
+    """
+    views = {"ways": _ways, "rates": _rates}
+    checks.choice(views, what=what)
+    return views[what](record)
+
+
+def _ways(record: dict) -> str:
     rows = [[WAYS[way], records.percent(row), f"{row['trained']:,}", f"{row['cpu_seconds']:.0f}"]
             for way, row in record["summary"].items()]
     return records.table(["way", "accuracy (%)", "parameters trained", "CPU seconds"], rows)
+
+
+def _rates(record: dict) -> Figure:
+    first = {run["way"]: run for run in reversed(record["runs"])}
+    tried = {way: first[way]["search"] or dict.fromkeys(rates, first[way]["val_accuracy"])
+             for way, rates in record["config"]["rates"].items() if way in first}
+    every = sorted({float(rate) for search in tried.values() for rate in search})
+    curves = {WAYS[way]: ([float(rate) for rate in search], [100 * right for right in search.values()])
+              for way, search in tried.items()}
+    if "map" in first:
+        curves[WAYS["map"]] = every, [100 * first["map"]["val_accuracy"]] * len(every)
+    return plots.lines(curves, "learning rate of the body", "validation accuracy (%)",
+                       "From a head of zeros, no rate comes near the linear map", logx=True, legend_columns=2)
 
 
 # ---- the pieces

@@ -25,7 +25,7 @@ from experiments.families import SMALL, build
 from experiments.masked_patches import labelled
 from experiments.measure import images_seen, loaded, once, trained, usual_recipe
 from experiments.statistics import grouped, interval
-from vitlite import ViT, cost, data, weights
+from vitlite import ViT, checks, cost, data, weights
 from vitlite.analysis import linear_probe
 from vitlite.mae import MaskedAutoencoder
 from vitlite.masked import MaskedPatches, masked_patches
@@ -96,20 +96,21 @@ def summarise(runs: list[dict]) -> dict:
     for start, same in grouped(runs, "start").items():
         told = [one | {"before": (run["pretrained"] or {"train_flops": 0})["train_flops"]}
                 for run in same for one in run["fine_tuned"]]
-        summary[start] = {"probe": interval(run["probe"] for run in same), "pretrained": same[0]["pretrained"]} | {
+        summary[start] = {"probe": interval(run["probe"] for run in same),
+                          "steps_before": (same[0]["pretrained"] or {"steps": 0})["steps"]} | {
             str(share): {"test_accuracy": interval(one["test_accuracy"] for one in those), "steps": those[0]["steps"],
                          "train_flops": those[0]["train_flops"] + those[0]["before"]}
             for share, those in grouped(told, "fraction").items()}
     return summary
 
 
-def show(record: dict) -> str:
-    """The record as chapter 16 shows it: a table, as Markdown."""
+def show(record: dict, what: str) -> str:
+    """The record as chapter 16 shows it; ``what`` is ``"table"``: a table, as Markdown."""
+    checks.choice(["table"], what=what)
     shares = list(record["config"]["steps"])
     rows = []
     for start, told in record["summary"].items():
-        before = told["pretrained"]["steps"] if told["pretrained"] else 0
-        rows.append([STARTS[start], f"{before:,}", records.percent(told["probe"]),
+        rows.append([STARTS[start], f"{told['steps_before']:,}", records.percent(told["probe"]),
                      *(f"{records.percent(told[share]['test_accuracy'])} ({told[share]['steps']:,})"
                        for share in shares), f"{told[shares[-1]]['train_flops'] / 1e12:.0f}"])
     heads = [f"{float(share):.0%} of the labels (steps)" for share in shares]

@@ -44,8 +44,8 @@ WORK = records.ROOT / "data" / "runs"
 GRACE = 60  # seconds to save a run in
 
 # What stands beside the experiments and is none.
-TOOLS = {"__main__", "captions", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics",
-         "timing"}
+TOOLS = {"__main__", "captions", "disturb", "drawing", "families", "measure", "real", "records", "runner", "scale",
+         "statistics", "timing"}
 
 
 def names() -> list[str]:

@@ -11,6 +11,7 @@ Cost:        cpu: below 100 minutes a run on two cores with bfloat16 instruction
 
 from __future__ import annotations
 
+import re
 import statistics
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from experiments.statistics import grouped
 from vitlite import ViT, ViTConfig, checks, data, hybrid, plots, weights
 from vitlite.cost import parameters, train_flops
 from vitlite.train import Trainer, evaluate, predictions, recipes
-from vitlite.train.device import peak_flops
 
 __all__ = ["CHECKPOINTS", "DATASET", "SCALES", "first", "points", "run", "show", "summarise"]
 
@@ -44,6 +44,18 @@ MODEL = {
 # 2×2 patches: 16 tokens instead of 64 pay for the convolutions. In trials of 3 minutes at 24 pixels it gave 55 % on
 # validation, without the cut 52 %, and with group norm in the place of batch norm less than 50 %.
 CONV = {"stem": "resnet", "embed_dim": 128, "width": 32, "blocks": 1, "norm": "batch", "map_patch": 2}
+
+# Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
+# is given "with sparsity"). The words of a device's name decide; the longer entry comes first.
+DATA_SHEETS = {
+    ("H200",): 989e12,
+    ("H100", "PCIe"): 756e12,
+    ("H100",): 989e12,
+    ("A100",): 312e12,
+    ("V100",): 125e12,
+    ("L4",): 121e12,
+    ("T4",): 65e12,
+}
 
 # Stages of each stem: image size, recipe and steps. The second one goes on from the first, with its positions
 # interpolated.
@@ -116,6 +128,14 @@ def build(stem: str, config: dict, image_size: int) -> ViT:
     if patch_embed:
         vit = vit | {"patch_size": patch_embed.patch_size}
     return ViT(ViTConfig(image_size=image_size, **vit), patch_embed=patch_embed)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOP a second that the device could do at most in 16 bits, by its data sheet; None if it is not listed."""
+    if device.type != "cuda":
+        return None
+    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
+    return next((peak for name, peak in DATA_SHEETS.items() if words.issuperset(name)), None)
 
 
 def share_of_peak(model: ViT, trainer: Trainer) -> float | None:

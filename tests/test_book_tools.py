@@ -13,14 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "book/tools"), str(ROOT / "book/_ext")]
 
 import build  # noqa: E402
 import execute  # noqa: E402
+import exercises  # noqa: E402
 import figures  # noqa: E402
+import lighten  # noqa: E402
+import results  # noqa: E402
 import smoke  # noqa: E402
 import stamp  # noqa: E402
 import vitbook  # noqa: E402
@@ -441,6 +446,41 @@ def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path, n
     assert {path.name: path.read_bytes() for path in folder.glob("*[!d]")} == before
 
 
+# ---------------------------------------------------------------- exercises without solutions
+
+A_CHAPTER = ["# 07 · A title\n\nText.", "A table.\n\n## Exercises\n\n````{exercise} Build: one\n:label: ex-one\n"
+             "Ask a {term}`value <values>` of\n{cite:t}`su2021,heo2024`.\n```python\n1\n```\n````\n\n"
+             "````{solution} ex-one\n:class: dropdown\nSecret.\n````", "```{exercise} Two\n:label: ex-two\n\n$x$?\n```"]
+
+
+def test_exercises_are_gathered_without_their_solutions(tmp_path: Path) -> None:
+    title, first, second = map(nbformat.v4.new_markdown_cell, A_CHAPTER)
+    cells = [code_cell("print('first')"), title, code_cell("here = 41"), first, code_cell("secret = 1"), second]
+    nbformat.write(notebook_of(cells=cells), tmp_path / "07_title.ipynb")
+    notebook = exercises.gathered(tmp_path)
+    nbformat.validate(notebook)
+    assert [cell.source for cell in notebook.cells[3:]] == [
+        "## 7 · [A title](../notebooks/07_title.ipynb)", 'chapter("07_title")',
+        "### 7.1 Build: one\n\nAsk a value of\nSu 2021; Heo 2024.\n```python\n1\n```", "", "### 7.2 Two\n\n$x$?", ""]
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "07_title.ipynb").rename(tmp_path / "notebooks/07_title.ipynb")
+    (tmp_path / "_build").mkdir()
+    tried = "\nassert here == 41 and 'secret' not in globals()"
+    program = "\n".join([notebook.cells[2].source, notebook.cells[4].source, tried])
+    script = f"from IPython import get_ipython\n{program}\nprint('it ran')"
+    run = subprocess.run([sys.executable, "-m", "IPython", "--quick", "-c", script], cwd=tmp_path / "_build",
+                         capture_output=True, encoding="utf-8")
+    assert run.stdout.endswith("it ran\n"), run.stdout + run.stderr
+
+
+def test_every_exercise_of_the_book_is_gathered() -> None:
+    chapters = [path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")]
+    asked = sum(len(re.findall(r"[`:]{3,}\{exercise(?:-start)?\}", text)) for text in chapters)
+    prose = [cell.source for cell in exercises.gathered().cells if cell.cell_type == "markdown"]
+    assert sum(text.startswith("### ") for text in prose) == asked
+    assert [text for text in prose if re.search(r"\{[a-z:]+\}`|^[`:]{3,}\{", text)] == []
+
+
 # ---------------------------------------------------------------- numbers out of records
 
 
@@ -481,6 +521,33 @@ def test_a_wrong_address_of_a_number_says_what_is_there(a_record: None, address:
         vitbook.recorded(address)
 
 
+# ---------------------------------------------------------------- all results
+
+
+def test_a_summary_becomes_tables_of_what_has_the_same_columns() -> None:
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6, "seeds": 3}
+    summary = {"vit": {"1": {"accuracy": interval, "gain": None}, "seconds": 12_345.6}, "seeds": 3, "curve": [0.25, -1],
+               "resnet": {"1": {"accuracy": interval | {"low": None, "high": None}, "gain": -0.03125}},
+               "by_rate": [interval | {"rate": 0.1}]}
+    count, text = results.tables(summary)
+    assert count == 5
+    assert text.replace("\u00a0", " ").split("\n\n") == [
+        "|  | curve |\n|:--|--:|\n|  | 0.25, −1 |",
+        "|  | seconds |\n|:--|--:|\n| vit | 12,346 |",
+        "|  | accuracy | gain |\n|:--|--:|--:|\n| vit, 1 | 0.5 ± 0.1 | – |\n| resnet, 1 | 0.5 | −0.0312 |",
+        "| by rate | result |\n|:--|--:|\n| rate | 0.1 |\n| result | 0.5 ± 0.1 |",
+    ]
+
+
+def test_every_record_is_on_the_page_of_all_results() -> None:
+    page = results.page((ROOT / "book/all-results.md").read_text(encoding="utf-8"))
+    assert [name for name in records.names() if f"\n(result-{name})=\n" not in page] == []
+    for name in records.names():
+        text = results.section(records.read(name))
+        shown = re.sub(r"````\{dropdown\}.*?````", "folded", text, flags=re.DOTALL)
+        assert len(shown) / 90 + shown.count("\n") < 45, f"{name} is longer than a screen"
+
+
 # ---------------------------------------------------------------- addresses of old
 
 
@@ -491,6 +558,36 @@ def test_an_old_address_names_a_chapter_that_is_there(tmp_path: Path) -> None:
         assert not (ROOT / old).with_suffix(".ipynb").exists()
         assert (ROOT / "notebooks" / new).with_suffix(".ipynb").is_file()
         assert f'url={new}"' in (tmp_path / old).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- lighter pages
+
+
+def test_a_picture_is_packed_with_every_pixel_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lighten, "SMALL", 300)
+    (tmp_path / "_images").mkdir()
+    waves = np.add.outer(np.arange(300), np.arange(200)) % 251
+    pixels = np.stack([waves, waves[::-1], 255 - waves], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "_images/a.png")
+    Image.fromarray(pixels[:2, :2]).save(tmp_path / "_images/small.png")
+    page = '<img src="../_images/a.png"><img src="../_images/small.png">'
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    lighten.pictures(tmp_path)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page.replace("a.png", "a.webp")
+    assert sorted(path.name for path in (tmp_path / "_images").iterdir()) == ["a.webp", "small.png"]
+    with Image.open(tmp_path / "_images/a.webp") as packed:
+        assert np.array_equal(np.asarray(packed), pixels)
+
+
+def test_icons_that_no_page_names_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "_static/scripts").mkdir(parents=True)
+    script = tmp_path / "_static/scripts/fontawesome.js"
+    outline = '[512,512,[128269,"search"],"f002","M1 2z"]'
+    script.write_text(f'a={{sun:[1,2,[],"f1",["M0","M1"]],"list-ul":{outline},bars:{outline.replace("search", "x")}}}')
+    page = '<i class="fa-solid fa-search"></i> <i class="fas fa-sun"></i>'
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    lighten.icons(tmp_path)
+    assert script.read_text() == f'a={{sun:[1,2,[],"f1",["M0","M1"]],"list-ul":{outline},}}'
 
 
 # ---------------------------------------------------------------- the first page

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vitlite
+from experiments import records
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book/api.md"
@@ -52,6 +53,17 @@ def test_the_code_on_a_page_runs(page):
         exec(code, {})
 
 
+def test_the_ten_calls_that_people_need_first_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^\|.*\| `([^`]+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) == 11  # the imports too
+    names = {"torch": torch}
+    for line in lines:
+        exec(line, names)
+    assert len(names["maps"]) == names["model"].config.depth
+    assert names["rollout"].isfinite().all()
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_module_says_what_is_public(name):
     assert importlib.import_module(name).__all__
@@ -61,6 +73,34 @@ def test_a_module_says_what_is_public(name):
 def test_every_public_name_has_an_example(name):
     parts = public(name)
     assert [part for part, what in parts.items() if not doctest.DocTestFinder().find(what, part)[0].examples] == []
+
+
+def entries():
+    """The works of the list of references, by key: the names of what is said of each."""
+    text = (ROOT / "book/references.bib").read_text(encoding="utf-8")
+    return {key: set(re.findall(r"^ *(\w+) *= *\{", body, re.MULTILINE))
+            for key, body in re.findall(r"^@\w+\{([^,]+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)}
+
+
+def test_every_reference_says_what_it_is_and_where():
+    venues = {"booktitle", "journal", "institution", "publisher", "howpublished", "archiveprefix"}
+    assert len(entries()) > 50
+    for key, fields in entries().items():
+        assert fields >= {"title", "author", "year"}, key
+        assert fields & venues, f"{key}: where did it appear?"
+        assert fields & {"eprint", "url", "doi"}, f"{key}: where can one read it?"
+
+
+def test_every_reference_is_cited():
+    pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    groups = [group for page in pages for group in re.findall(r"\{cite:[pt]\}`([^`]+)`", page.read_text("utf-8"))]
+    assert {key.strip() for group in groups for key in group.split(",")} == set(entries())
+
+
+def test_the_paper_map_leaves_measured_numbers_to_the_records():
+    text = (ROOT / "book/paper-map.md").read_text(encoding="utf-8")
+    assert "{record}" not in text
+    assert set(re.findall(r"#result-(\w+)\)", text)) <= set(records.names())
 
 
 def test_every_public_name_is_on_the_page():

@@ -19,7 +19,8 @@ FLOORS = [
     {"__main__"},
 ]
 # What the experiments share. Everything else in their room is an experiment or a part of one, which may use another.
-SHARED = {"captions", "disturb", "families", "measure", "real", "records", "runner", "scale", "statistics", "timing"}
+SHARED = {"captions", "disturb", "drawing", "families", "measure", "real", "records", "runner", "scale", "statistics",
+          "timing"}
 
 
 def graph(package: Path) -> dict[str, set[str]]:

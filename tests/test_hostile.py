@@ -47,7 +47,7 @@ def test_names_are_letters_in_a_figure(name: str) -> None:
         plots.confusion(np.eye(2), two), plots.image_grid(image, titles=two), plots.bars(dict.fromkeys(two, 1.0), "y"),
         plots.lines({each: ([1, 2], [1, 2]) for each in two}, "x", "y"), plots.heatmaps(np.ones((2, 2, 2)), titles=two),
         plots.dots({each: ([1, 2], [1, 2]) for each in two}, "x", "y"), plots.matrix(np.eye(2), rows=two, columns=two),
-        plots.overlay(image[0], np.ones((2, 2, 2)), titles=two), plots.overlays(image, {name: np.ones((2, 2, 2))}),
+        plots.overlays(image, {name: np.ones((2, 2, 2))}),
         plots.filter_tiles({name: np.ones((4, 3, 2, 2))}), plots.distance_scatter({name: np.ones((2, 2))}),
     ):
         figure.canvas.draw()

@@ -156,8 +156,6 @@ def test_its_cells_are_short(chapter: nbformat.NotebookNode) -> None:
 
 
 def test_its_lines_fit_a_page(chapter: nbformat.NotebookNode) -> None:
-    if chapter.path.name == "09_finetuning.ipynb":
-        pytest.skip("this chapter's lines are still to be made shorter")
     for cell in code(chapter)[1:]:
         for line in cell.source.splitlines():
             assert len(line) <= LONGEST_LINE, f"{len(line)} characters, not {LONGEST_LINE}:\n{line}"

@@ -29,6 +29,9 @@ DESKTOP = {"width": 1280, "height": 900}
 MARKUP = r"\{(term|cite|doc|ref|eq|numref|glue)[:a-z]*\}|\[\?\]|\?\?\?|\| *(-+|–|—) *\||\*\*[^*\n]+\*\*"
 PRINTED = "() => document.fonts.ready.then(() => window.MathJax?.startup?.promise).then(() => true)"
 
+BYTES = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
+    .reduce((sum, x) => sum + x.encodedBodySize, 0)"""
+
 STICKING_OUT = """() => [...document.querySelectorAll('.bd-article *')]
     .filter(x => x.checkVisibility() && x.getBoundingClientRect().right > innerWidth + 1)
     .filter(x => {  // what scrolls in a box of its own does not stick out
@@ -115,19 +118,16 @@ def test_no_markup_is_printed_as_it_stands(page: str) -> None:
     assert not left, f"{left[0]} is printed as it stands"
 
 
-def weight(page: str) -> int:
-    """Bytes of a page and of what it alone loads; the scripts and styles of the site are fetched once for all pages."""
-    files = {SITE / page}
-    for part in soup(page).select("img[src], source[src], video[src], object[data]"):
-        address = urlsplit(part.get("src") or part.get("data"))
-        if not address.scheme:
-            files.add(((SITE / page).parent / unquote(address.path)).resolve())
-    return sum(path.stat().st_size for path in files)
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_is_light(page: str) -> None:
-    assert weight(page) < 3e6, f"{weight(page) / 1e6:.1f} MB"
+def test_a_page_leads_to_the_questions_and_to_its_neighbours(page: str) -> None:
+    order = [f"{name}.html" for _, names in pdf.contents() for name in names]
+    place = order.index(page)
+    neighbours = [*order[max(0, place - 1):place], *order[place + 1:place + 2]]
+    links = {(SITE / page).parent.joinpath(urlsplit(link["href"]).path).resolve() if urlsplit(link["href"]).path
+             else SITE / page for link in soup(page).select("a[href]")}
+    assert {SITE / name for name in neighbours} <= {
+        (SITE / page).parent.joinpath(link["href"]).resolve() for link in soup(page).select(".prev-next-area a[href]")}
+    assert SITE / "book/questions.html" in links
 
 
 def test_the_site_is_light() -> None:
@@ -207,6 +207,19 @@ def test_a_page_opens_without_trouble(tab: Page, base: str, page: str) -> None:
     assert broken == []
     assert tab.locator(".bd-article .math mjx-container").count() >= len(soup(page).select(".bd-article .math"))
     assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0, "MathJax cannot read a formula"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_light_with_all_that_it_loads(tab: Page, server: str, page: str) -> None:
+    open_page(tab, server + page)
+    assert tab.evaluate(BYTES) < 3e6
+
+
+def test_every_icon_is_drawn(tab: Page) -> None:
+    """The theme's script has lost the icons that no page names, and no other."""
+    open_page(tab, f"{SITE.as_uri()}/{PAGES[-1]}")
+    assert tab.locator("svg.svg-inline--fa path").count() > 5
+    assert tab.locator("svg.svg-inline--fa.fa-circle-question, svg .missing, i[class*=fa-]:visible").count() == 0
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -56,9 +56,6 @@ class ViTConfig:
         mlp: ``"gelu"``, the paper's two layers, or ``"swiglu"``, where one half of the first layer gates the other; its
             ``mlp_dim`` counts one half.
 
-    Raises:
-        TypeError, ValueError: If a field is of another type, or does not fit another; the message says what to do.
-
     Example:
         >>> config = ViTConfig(image_size=(32, 48), patch_size=4, num_classes=10)
         >>> config.grid, config.num_patches, config.prefix_tokens

@@ -29,15 +29,8 @@ def flops(model: nn.Module, image_size: Size, in_channels: int = 3) -> int:
     """FLOPs of a forward pass for one image, two a multiply-add.
 
     Counted in training mode with explicit attention, since fused attention and torch's inference fast path hide
-    products from the counter. Nothing is computed and the model stays as it is: shapes are enough.
-
-    Args:
-        model: A model of images ``[B, C, H, W]``.
-        image_size: Size of the images in pixels.
-        in_channels: Their channels.
-
-    Returns:
-        FLOPs of matrix products and convolutions; norms, activations and additions are not counted.
+    products from the counter. Matrix products and convolutions count; norms, activations and additions do not. Nothing
+    is computed and the model stays as it is: shapes are enough.
 
     Example:
         >>> from vitlite.resnet import ResNet, ResNetConfig

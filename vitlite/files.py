@@ -31,15 +31,9 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     A symbolic link stays, and the file that it leads to is the one replaced. What a killed writer of the same file left
     half done is removed.
 
-    Args:
-        path: Where the file shall stand; its folder is made if needed.
-
     Yields:
-        A temporary path in the same folder. Whatever is written there takes the place of ``path`` at the end of the
-        block; if the block fails, it is removed and ``path`` stays as it was.
-
-    Raises:
-        OSError: If the file cannot be written, for lack of space or of rights; the message names it.
+        A temporary path in the same folder, which is made if needed. Whatever is written there takes the place of
+        ``path`` at the end of the block; if the block fails, it is removed and ``path`` stays as it was.
 
     Example:
         >>> import tempfile
@@ -93,7 +87,6 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     Where the system knows no such locks, nothing is held.
 
     Args:
-        path: The file.
         wait: Wait for the end of another run that holds it.
 
     Raises:

@@ -306,10 +306,6 @@ class ViT(nn.Module):
 
         Returns:
             Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows summing to 1.
-
-        Raises:
-            ValueError: If the images do not have the configured size and channels.
-            TypeError: If they are not floating point.
         """
         z, maps = self._encode(self.embed(images), return_attention)
         logits = self.head(self._pool(z)) if self.distillation_head is None else sum(self._heads(z)) / 2

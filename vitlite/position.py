@@ -139,17 +139,11 @@ class Learned2D(nn.Module):
 
 
 def sincos_table(grid: Grid, embed_dim: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions, as in big_vision's plain ViT (arXiv 2205.01580).
+    """Fixed 2-D sine-cosine positions ``[1, N, D]``, as in big_vision's plain ViT (arXiv 2205.01580).
 
-    Width D in four quarters: sine and cosine of the column, sine and cosine of the row, each at D/4 frequencies that
-    fall geometrically from 1 to 1/10000. (MoCo v3 and MAE divide the same range by D/4, not D/4 - 1.)
-
-    Args:
-        grid: Rows and columns of patches.
-        embed_dim: Width D of the model; a multiple of 4, at least 8.
-
-    Returns:
-        ``[1, rows * columns, D]``, float32.
+    Width D, a multiple of 4 and at least 8, in four quarters: sine and cosine of the column, sine and cosine of the
+    row, each at D/4 frequencies that fall geometrically from 1 to 1/10000. (MoCo v3 and MAE divide the same range by
+    D/4, not D/4 - 1.)
 
     Example:
         >>> sincos_table((4, 6), 8).shape
@@ -274,14 +268,10 @@ def rotary_angles(grid: Grid, head_width: int) -> Tensor:
     towards ``1 / ROTARY_BASE``.
 
     Args:
-        grid: Rows and columns of patches.
         head_width: Channels of one head, D/h; a multiple of 4.
 
     Returns:
         Radians, ``[rows * columns, head_width / 2]``, float64.
-
-    Raises:
-        ValueError: If the width is no multiple of 4.
 
     Example:
         >>> rotary_angles((1, 3), 4)

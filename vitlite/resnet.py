@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from vitlite import checks
-from vitlite.checks import Size, pair
-from vitlite.cost import flops, parameters
+from vitlite.cost import parameters
 from vitlite.model import ViT
 
 __all__ = ["ResNet", "ResNetConfig", "match"]
@@ -57,9 +56,6 @@ class ResNetConfig:
 
 class ResNet(nn.Module):
     """The ResNet of He et al. (2016), Sec. 4.2, with 1×1 convolutions where a shortcut changes its shape.
-
-    Args:
-        config: Its shape.
 
     Example:
         >>> model = ResNet(ResNetConfig(width=16, blocks=3, num_classes=10))  # ResNet-20
@@ -100,53 +96,33 @@ class ResNet(nn.Module):
         return self.head(self.features(images))
 
 
-def match(
-    vit: ViT,
-    by: Literal["parameters", "flops"] = "parameters",
-    *,
-    image_size: Size | None = None,
-    blocks: int | None = None,
-    norm: Literal["batch", "group"] = "batch",
-    tolerance: float = 0.05,
-) -> ResNet:
-    """A new ResNet as large as a ViT: the shallowest whose size is within the tolerance.
+def match(vit: ViT, *, blocks: int | None = None, tolerance: float = 0.05) -> ResNet:
+    """A new ResNet with as many parameters as a ViT: the shallowest that comes within the tolerance.
 
-    It tries widths in multiples of 4, and 2 to 9 blocks a stage unless they are given.
+    It tries widths in multiples of 4, and 2 to 9 blocks a stage unless they are given. If none comes close enough, a
+    ``ValueError`` names the nearest.
 
     Args:
-        vit: The model to match; channels and classes are taken from it.
-        by: What to match: the number of ``"parameters"``, or the forward ``"flops"`` of one image.
-        image_size: Where FLOPs are compared, in pixels; by default at the ViT's own size.
         blocks: Blocks in each stage, to hold the depth fixed.
-        norm: ``"batch"`` or ``"group"``.
-        tolerance: Largest deviation, as a fraction of the ViT's size.
-
-    Raises:
-        ValueError: If no width comes close enough; the message names the nearest.
+        tolerance: Largest deviation, as a fraction of the ViT's parameters.
 
     Example:
         >>> vit = ViT.from_name("Ti/16", image_size=224)
-        >>> match(vit, "parameters").config
+        >>> match(vit).config
         ResNetConfig(in_channels=3, num_classes=1000, width=88, blocks=2, norm='batch')
     """
     checks.kind(ViT, vit=vit)
-    checks.choice(("parameters", "flops"), by=by)
     if not tolerance >= 0:
-        raise ValueError(f"tolerance is {tolerance}; expected a fraction of the ViT's size, at least 0")
-    if image_size is not None and pair(image_size) != pair(vit.config.image_size):
-        vit = vit.at_resolution(image_size)
-    channels, depths = vit.config.in_channels, BLOCKS if blocks is None else (blocks,)
-    config = ResNetConfig(channels, vit.config.num_classes, WIDTHS[0], depths[0], norm)
-
-    def size(model: nn.Module) -> int:
-        return parameters(model) if by == "parameters" else flops(model, vit.config.image_size, channels)
+        raise ValueError(f"tolerance is {tolerance}; expected a fraction of the ViT's parameters, at least 0")
+    depths = BLOCKS if blocks is None else (blocks,)
+    config = ResNetConfig(vit.config.in_channels, vit.config.num_classes, WIDTHS[0], depths[0])
 
     @cache
     def size_of(candidate: ResNetConfig) -> int:
         with torch.device("meta"):  # no memory, no numbers
-            return size(ResNet(candidate))
+            return parameters(ResNet(candidate))
 
-    target, near = size(vit), []
+    target, near = parameters(vit), []
     for number in depths:
         shapes = [replace(config, blocks=number, width=width) for width in WIDTHS]
         above = bisect_left(shapes, target, key=size_of)  # the size grows with the width
@@ -156,7 +132,7 @@ def match(
             return ResNet(best)
         if above == 0:  # even the narrowest is too large, and deeper ones are larger still
             break
-    raise ValueError(f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} {by}; the nearest has "
+    raise ValueError(f"no ResNet comes within {tolerance:.1%} of the ViT's {target:,} parameters; the nearest has "
                      f"{size_of(best):,} ({size_of(best) / target - 1:+.1%}) at width {best.width} with {best.blocks} "
                      "blocks a stage; pass a larger tolerance, or other blocks (None tries 2 to 9)")
 

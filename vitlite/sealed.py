@@ -23,12 +23,7 @@ __all__ = ["write"]
 
 
 def start(path: str | Path) -> bytes:
-    """The first bytes of a file, which tell its kind.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, or no regular file.
-    """
+    """The first bytes of a file, which tell its kind."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -64,18 +59,8 @@ def write(path: str | Path, key: str, description: dict, tensors: Mapping[str, T
 def opened(path: str | Path, key: str, kind: str, advice: str) -> Iterator[tuple[object, dict]]:
     """Open a file and check its description; the tensors are not read yet.
 
-    Args:
-        path: The file.
-        key: Where the description stands.
-        kind: What the file should be, for the message.
-        advice: What to do about a damaged one.
-
     Yields:
         The open file and the description, None if there is none; its ``sha256`` is None where no digest was written.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or no safetensors file.
     """
     start(path)
     with decoding(path, "not a whole safetensors file", advice):

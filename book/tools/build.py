@@ -14,10 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import exercises
 import playground
+import results
 import yaml
 from execute import CHAPTERS, read, run_chapters
 from figures import covers
+from lighten import lighten
 from stamp import stamped
 from vendor import scripts
 from workers import workers
@@ -53,6 +56,8 @@ def stage() -> None:
     (SOURCE / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
     shutil.copytree(scripts(), SOURCE / "book/_static/vendor")
     playground.write(SOURCE / "book/_static/playground")
+    exercises.write(SOURCE / "book/exercises.ipynb")
+    results.write(SOURCE / "book/all-results.md")
 
 
 def build() -> int:
@@ -85,11 +90,12 @@ def main() -> None:
         print(f"running the chapters, {workers()} at a time", flush=True)
         if failures := run_chapters([], SOURCE / "notebooks"):
             sys.exit("\n".join(f"\nFAILED {failure}" for failure in failures))
-    covers(SOURCE / "notebooks", SOURCE / "book/_static/covers")
+    covers(SOURCE / "notebooks", SOURCE / "book/covers")
     print("building the pages", flush=True)
     if build():
         (SITE / "index.html").unlink(missing_ok=True)  # so that no test takes these pages for the book
         sys.exit("FAILED the pages: see the warnings above")
+    lighten(SITE)
     redirect()
     print(f"\nThe book is built. Open {(SITE / 'index.html').as_uri()}")
 

@@ -21,7 +21,7 @@ FOLDER = ROOT / "_build/compat"
 PYTHONS = ("3.11", "3.12", "3.13")
 NEEDED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 SETS = {
-    "oldest": [line.replace(">=", "==") for line in NEEDED if line.startswith("torch")] + ["numpy==2.0.*"],
+    "oldest": [line.replace(">=", "==") for line in NEEDED if line.startswith(("torch", "tqdm"))] + ["numpy==2.0.*"],
     "colab": ["torch==2.11.*", "torchvision==0.26.*", "numpy==2.1.*", "matplotlib==3.10.*"],
     "newest": [],
 }

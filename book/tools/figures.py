@@ -1,11 +1,14 @@
 """The figure that stands for a chapter on the first page: the one whose cell has the tag ``cover``."""
 
 import base64
+import io
 from pathlib import Path
 
 from execute import read
+from PIL import Image
 
 TAG = "cover"
+HEIGHT = 288  # pixels: twice that of a card
 
 
 def covers(notebooks: Path, folder: Path) -> None:
@@ -21,4 +24,6 @@ def covers(notebooks: Path, folder: Path) -> None:
         if len(pictures) != 1:
             raise ValueError(f"{path.name} has {len(pictures)} stored pictures in cells with the tag {TAG!r}; "
                              "expected one: give the tag to the cell whose figure stands for the chapter")
-        (folder / f"{path.stem}.png").write_bytes(base64.b64decode(pictures[0]))
+        with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as picture:
+            picture.thumbnail((picture.width, HEIGHT))
+            picture.save(folder / f"{path.stem}.png")

@@ -89,14 +89,13 @@ def joined() -> str:
             heading = re.sub(r"\s+", " ", body.find("h1").get_text()).strip()
             lines.append(f'<p><a href="#{place(page)}">{heading}</a></p>')
             bodies.append(str(body))
-    scripts = "".join(f'<script defer src="html/{path.relative_to(SITE)}"></script>'
-                      for path in (SITE / "_static/vendor/mathjax").glob("tex-*.js"))
     return f"""<!DOCTYPE html>
 <html lang="en" data-theme="light" data-mode="light">
 <head><meta charset="utf-8"><title>{title}</title>
 {styles}
-<script>window.MathJax = {{options: {{processHtmlClass: "tex2jax_process|mathjax_process|math|output_area"}}}}</script>
-{scripts}
+<script>window.MathJax = {{options: {{processHtmlClass: "tex2jax_process|mathjax_process|math|output_area"}},
+loader: {{load: ["input/tex", "output/chtml", "a11y/assistive-mml"]}}}}</script>
+<script defer src="html/_static/vendor/mathjax/startup.js"></script>
 </head>
 <body class="whole-book"><nav class="contents"><h1>{title}</h1>
 {"".join(lines)}

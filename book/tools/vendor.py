@@ -1,10 +1,11 @@
 """Fetch the scripts that the pages need, so that a reader's browser asks no other host for anything.
 
 npm installs what package-lock.json names into a temporary folder; the few files that the pages load are kept
-beside this Python's packages, and fetched again only when the lock file changes. What only the tests of the pages
-load is kept apart: the book does not ship it.
+beside this Python's packages, and fetched again only when the lock file or their list changes. What only the
+tests of the pages load is kept apart: the book does not ship it.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,14 +14,21 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = Path(sys.prefix) / "share/book-scripts"
 AXE = Path(sys.prefix) / "share/book-tests/axe.min.js"  # finds what keeps people from using a page
 FILES = [  # what to take from node_modules, and the folder that the pages load it from
-    ("mathjax/es5/tex-chtml-full.js", "mathjax"),
+    ("mathjax/es5/startup.js", "mathjax"),  # it loads those that _config.yml names, and no menu
+    ("mathjax/es5/core.js", "mathjax"),
+    ("mathjax/es5/input/tex.js", "mathjax/input"),
+    ("mathjax/es5/input/tex/extensions/boldsymbol.js", "mathjax/input/tex/extensions"),
+    ("mathjax/es5/output/chtml.js", "mathjax/output"),
+    ("mathjax/es5/output/chtml/fonts/tex.js", "mathjax/output/chtml/fonts"),
+    ("mathjax/es5/a11y/assistive-mml.js", "mathjax/a11y"),
     ("mathjax/es5/output/chtml/fonts/woff-v2/*.woff", "mathjax/output/chtml/fonts/woff-v2"),
     ("@jupyter-widgets/html-manager/dist/embed.js", "widgets"),
     ("@jupyter-widgets/html-manager/dist/*.woff*", "widgets"),
 ]
+WANTED = hashlib.sha256((ROOT / "package-lock.json").read_bytes() + repr(FILES).encode()).hexdigest()[:12]
+KEPT = Path(sys.prefix) / "share" / f"book-scripts-{WANTED}"
 
 
 def npm() -> tuple[str, dict[str, str]]:
@@ -55,13 +63,12 @@ def fetch() -> None:
                 shutil.copy(path, KEPT / target)
         AXE.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(folder, "node_modules/axe-core/axe.min.js"), AXE)
-    shutil.copy(ROOT / "package-lock.json", KEPT)  # last: its presence says that the rest is there
+    (KEPT / "complete").touch()
 
 
 def scripts() -> Path:
     """The folder that holds the scripts of the pages, filled if need be."""
-    lock = KEPT / "package-lock.json"
-    if not AXE.exists() or not lock.exists() or lock.read_bytes() != (ROOT / "package-lock.json").read_bytes():
+    if not AXE.exists() or not (KEPT / "complete").exists():
         fetch()
     return KEPT
 

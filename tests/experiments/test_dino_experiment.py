@@ -27,7 +27,7 @@ def test_a_record_has_every_way(record):
         assert len(run["attention"]["jaccard"]["heads"]) == 4
         assert (run["curve"] is None) == (run["way"] in ("supervised", "untrained"))
     assert record["runs"][0]["curve"]["step"] == [0, 1, 2, 3, 4]
-    assert dino.show(record).count("\n") == 7, "two lines of head, five ways, the middle"
+    assert dino.show(record, "table").count("\n") == 7, "two lines of head, five ways, the middle"
 
 
 def test_neighbours_vote_by_cosine():

@@ -1,101 +1,135 @@
-"""A model at a higher resolution: what becomes of its position table, and what the experiment tells of it."""
+"""A published ViT on larger and on wide images: where its position table comes from, and what an image looks like."""
 
 import pytest
 import torch
-from usual import check_the_card_tells_the_grid
+from usual import USUAL, check_the_card_tells_the_grid, quick_record
 
-from experiments import resolution
+from experiments import real, real_weights, resolution
 from vitlite import ViT, ViTConfig, position
 from vitlite.position import CONVENTIONS
 
-TINY = resolution.SCALES["quick"] | {"vit": resolution.VIT | {"embed_dim": 24, "depth": 1, "mlp_dim": 24}}
+QUICK = resolution.SCALES["quick"]
+SIDE = 2  # of the grid at the first size; 3 at the larger one
+
+
+def small(image_size: int = 28) -> ViT:
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(70, 14, 3, 10, embed_dim=24, depth=1, num_heads=3, mlp_dim=48)).eval()
+    with torch.no_grad():
+        model.position.normal_()
+    return model.at_resolution(image_size, "deit")
+
+
+@pytest.fixture(autouse=True)
+def random_weights(monkeypatch):
+    """A small model in place of the published one."""
+    monkeypatch.setattr(real, "model", small)
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    model = ViT(ViTConfig(image_size=16, **TINY["vit"]))
-    with torch.no_grad():
-        model.position.normal_()
-    return model
-
-
-@pytest.mark.parametrize("table", CONVENTIONS)
-def test_a_convention_is_the_librarys(model, table):
-    larger = resolution.enlarged(model, 24, table, seed=0)
-    expected = position.interpolate(model.position, (4, 4), (6, 6), 0, table)
-    torch.testing.assert_close(larger.position, expected)
-
-
-def test_nearest_neighbours_repeat_the_old_positions(model):
-    old = model.position.detach().unflatten(1, (4, 4))
-    new = resolution.enlarged(model, 32, "nearest", seed=0).position.detach().unflatten(1, (8, 8))
-    assert torch.equal(new, old.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2))
-
-
-def test_a_new_table_is_as_before_training_and_all_else_stays(model):
-    larger = resolution.enlarged(model, 24, "new", seed=0)
-    assert larger.position.std().item() == pytest.approx(0.02, rel=0.1)
-    assert torch.equal(larger.position, resolution.enlarged(model, 24, "new", seed=0).position)
-    assert all(torch.equal(a, b) for name, a in model.state_dict().items()
-               if "position" not in name for b in [larger.state_dict()[name]])
-
-
-def test_runs_that_began_from_two_models_are_not_compared():
-    run = {"data": "scenes", "seed": 0, "image_size": 16, "table": "same", "at_once_accuracy": 0.5, "flops": 1,
-           "tokens": 1, "saved_bytes": 1, "pretrained_accuracy": 0.5}
-    with pytest.raises(ValueError, match=r"scenes, seed 0, began from two models \(0.5 and 0.4 .*on one machine"):
-        resolution.summarise([run, run | {"table": "new", "pretrained_accuracy": 0.4}])
-    older = {key: value for key, value in run.items() if key != "pretrained_accuracy"}
-    with pytest.raises(ValueError, match="two models"):
-        resolution.summarise([run, older])
-    resolution.summarise([older, older | {"seed": 1}])
-
-
-@pytest.mark.parametrize("scale", resolution.SCALES)
-def test_tables_that_are_not_trained_further_are_looked_at_with_some_seeds(scale):
-    config = resolution.SCALES[scale]
-    seeds = {}
-    for point in resolution.points(config):
-        seeds.setdefault((point["data"], point["image_size"], point["table"]), []).append(point["seed"])
-    assert len(seeds) == len(config["data"]) * (1 + len(config["tables"]) * (len(config["sizes"]) - 1))
-    for (_, _, table), theirs in seeds.items():
-        assert theirs == config["seeds" if table in ["same", *config["finetuned"]] else "at_once_seeds"]
+def record(tmp_path_factory):
+    """Every form and table at quick scale, as the command runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(real, "model", small)
+        return quick_record("resolution", tmp_path_factory.mktemp("record"))
 
 
 def test_the_card_tells_the_grid():
     check_the_card_tells_the_grid(resolution)
 
 
-@pytest.mark.parametrize(("size", "table", "message"), [
-    (24, "bicubic", "table is 'bicubic'; expected one of 'jax', .*'nearest', 'new', 'same'"),
-    (18, "jax", "image is 18×18, patch size is 4: 18 is not a multiple of 4"),
-])
-def test_what_does_not_exist_or_fit_is_refused(model, size, table, message):
-    with pytest.raises(ValueError, match=message):
-        resolution.enlarged(model, size, table, seed=0)
+@pytest.mark.parametrize("table", CONVENTIONS)
+def test_a_convention_is_the_librarys(table):
+    model = small()
+    expected = position.interpolate(model.position, (SIDE, SIDE), (3, 3), convention=table)
+    torch.testing.assert_close(resolution.enlarged(model, "larger", table, QUICK).position, expected)
 
 
-def test_a_run_tells_what_it_cost_and_is_the_same_twice(tmp_path):
-    points = resolution.points(TINY)
-    assert points[0] == {"data": "scenes", "image_size": 16, "table": "same", "seed": 0}
-    assert len(points) == 1 + len(resolution.TABLES)
-    told = {point["table"]: resolution.run(point, TINY, tmp_path) for point in points[:2] + points[-1:]}
-    assert {"parameters", "train_images", "steps", "images_seen", "seconds", "train_flops", "val_accuracy",
-            "test_accuracy"} <= told["jax"].keys()
-    assert (told["same"]["tokens"], told["jax"]["tokens"]) == (16, 36)
-    assert told["jax"]["saved_bytes"] > 2 * told["same"]["saved_bytes"]
-    assert len({run["pretrained_accuracy"] for run in told.values()}) == 1, "all begin from one model"
-    again = resolution.run(points[1], TINY, tmp_path / "again")
-    assert {**again, "seconds": 0} == {**told["jax"], "seconds": 0}
-    runs = [point | told[point["table"]] for point in points if point["table"] in told]
-    summary = resolution.summarise(runs)
-    accuracy = summary["accuracy"]["scenes"]
-    assert accuracy["24"]["jax"]["at_once"]["mean"] == told["jax"]["at_once_accuracy"]
-    assert accuracy["16"]["same"]["finetuned"]["seeds"] == 1
-    over = {(row["theirs"], row["when"]): row["mean"] for row in summary["jax_over"]}
-    assert over["new", "at_once"] == told["jax"]["at_once_accuracy"] - told["new"]["at_once_accuracy"]
-    assert over["same", "finetuned"] == told["jax"]["finetuned_accuracy"] - told["same"]["finetuned_accuracy"]
-    unmoved = [run | {"at_once_accuracy": run["test_accuracy"]} for run in runs]  # fine-tuning that changed nothing
-    for size, table in (("16", "same"), ("24", "jax")):
-        assert "finetuned" in resolution.summarise(unmoved)["accuracy"]["scenes"][size][table]
+def test_nearest_neighbours_copy_the_old_rows():
+    model = small()
+    old = model.position.detach()[0, 1:].unflatten(0, (SIDE, SIDE))
+    config = QUICK | {"larger": 56}
+    new = resolution.enlarged(model, "larger", "nearest", config).position.detach()
+    assert torch.equal(new[0, 1:].unflatten(0, (4, 4)), old.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1))
+    assert torch.equal(new[:, :1], model.position[:, :1]), "the class token's row is not one of the picture"
+
+
+def test_a_table_from_the_file_is_resampled_once():
+    model = small()
+    from_file = resolution.enlarged(model, "larger", "file", QUICK).position
+    assert torch.equal(from_file, small(42).position)
+    assert not torch.equal(from_file, resolution.enlarged(model, "larger", "deit", QUICK).position)
+
+
+def test_a_new_table_is_as_before_training_and_all_else_stays():
+    model = small()
+    larger = resolution.enlarged(model, "larger", "new", QUICK)
+    assert larger.position[:, 1:].std().item() == pytest.approx(0.02, rel=0.15)
+    assert torch.equal(larger.position[:, :1], model.position[:, :1])
+    after = larger.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in model.state_dict().items() if name != "position")
+
+
+@pytest.mark.parametrize(("form", "grid"), [
+    ("square", (2, 2)), ("squashed", (2, 2)), ("larger", (3, 3)), ("wide", (2, 3))])
+def test_a_form_has_its_grid(form, grid):
+    assert resolution.enlarged(small(), form, "deit", QUICK).config.grid == grid
+
+
+@pytest.mark.parametrize(("form", "shape"), [
+    ("square", (28, 28)), ("squashed", (28, 28)), ("larger", (42, 42)), ("wide", (28, 42))])
+def test_an_image_comes_in_its_form(form, shape):
+    """Wide and squashed ones show the middle of the rows and all of the columns."""
+    seen, watched = [], torch.nn.Linear(1, 1)
+    watched.forward = lambda images: seen.append(images) or torch.zeros(len(images), 10)
+    split = real_weights.drawn(QUICK, 0).test
+    split.images[:] = torch.linspace(0, 255, 32).to(torch.uint8).view(1, 1, 32, 1)  # brighter from top to bottom
+    resolution._accuracy(watched, split, form, QUICK)
+    assert seen[0].shape[2:] == shape
+    whole = split.normalised()
+    shown = seen[0][0, 0, -1].mean() - seen[0][0, 0, 0].mean()
+    share = (shown / (whole[0, 0, -1, 0] - whole[0, 0, 0, 0])).item()
+    assert share == pytest.approx(2 / 3 if form in ("wide", "squashed") else 1, abs=0.05)
+
+
+def test_every_run_tells_what_it_cost_and_begins_at_one_linear_map(record):
+    runs = {(run["form"], run["table"]): run for run in record["runs"]}
+    assert list(runs) == resolution.PLACES
+    for run in runs.values():
+        assert run.keys() >= USUAL
+    assert {place: run["tokens"] for place, run in runs.items()} == {
+        (form, table): {"larger": 9, "wide": 6}.get(form, 4) for form, table in resolution.PLACES}
+    assert runs["larger", "deit"]["flops"] > 2 * runs["square", "same"]["flops"]
+    trained = {place for place, run in runs.items() if "fine_tuned" in run}
+    assert trained == {("square", "same"), ("larger", "deit")}
+    assert all(runs[place]["steps"] == 1 for place in trained)
+
+
+def test_the_linear_map_is_fitted_once(monkeypatch, tmp_path):
+    fitted = []
+    monkeypatch.setattr(resolution, "with_a_linear_map", lambda model, *_: fitted.append(model))
+    for form, table in (("square", "same"), ("larger", "jax")):
+        resolution.run({"form": form, "table": table, "seed": 0}, QUICK | {"fine_tuned": []}, tmp_path)
+    assert len(fitted) == 1
+
+
+def test_the_summary_keeps_the_order_and_takes_seeds_together():
+    def run(seed, once, later):
+        return {"form": "square", "table": "same", "seed": seed, "tokens": 4, "flops": 7, "at_once": once,
+                "fine_tuned": later}
+
+    other = run(0, 0.3, 0.0) | {"form": "wide"}
+    other.pop("fine_tuned")
+    first, second = resolution.summarise([run(0, 0.5, 0.6), other, run(1, 0.7, 0.6)])
+    assert (first["form"], first["at_once"]["mean"], first["at_once"]["seeds"]) == ("square", pytest.approx(0.6), 2)
+    assert first["fine_tuned"]["mean"] == pytest.approx(0.6)
+    assert (second["form"], "fine_tuned" in second) == ("wide", False)
+
+
+def test_it_is_shown_as_bars(record):
+    rows = {(row["form"], row["table"]): row for row in record["summary"]}
+    heights = [bar.get_height() for bar in resolution.show(record, "forms").axes[0].patches]
+    wanted = [rows["square", "same"][when]["mean"] for when in ("at_once", "fine_tuned")]
+    assert heights[:2] == pytest.approx([100 * value for value in wanted])
+    assert len(heights) == 6
+    assert len(resolution.show(record, "tables").axes[0].patches) == 6

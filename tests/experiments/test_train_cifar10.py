@@ -10,7 +10,7 @@ from vitlite.train import Trainer, evaluate, recipes
 TINY = {
     "model": {"patch_size": 4, "num_classes": 10, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_dim": 32,
               "pool": "mean"},
-    "stems": {"plain": None, "conv": {"stem": "conv", "embed_dim": 32}},
+    "stems": {"plain": None, "conv": {"stem": "resnet", "embed_dim": 32, "width": 8, "blocks": 1}},
     "stages": {stem: [[16, "quick", 2], [24, "quick", 2]] for stem in ("plain", "conv")},
     "seeds": [0, 1],
     "device": "cpu",
@@ -68,3 +68,14 @@ def test_the_summary_has_a_row_for_each_stem():
     summary = train_cifar10.summarise(runs)
     assert summary["plain"]["test_accuracy"] == pytest.approx(0.65)
     assert summary["conv"]["test_accuracy"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312),
+     ("Tesla T4", 65), ("NVIDIA L4", 121), ("NVIDIA L40", None)],
+)
+def test_a_peak_is_found_by_the_devices_name(name, teraflops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    expected = None if teraflops is None else teraflops * 1e12
+    assert train_cifar10.peak_flops(torch.device("cuda")) == expected

@@ -51,7 +51,7 @@ def look_inside(net: ViT, images: torch.Tensor) -> None:
     with torch.no_grad():
         _, attention = net(images, return_attention=True)
     rollout = analysis.attention_rollout(attention)
-    maps = analysis.token_map(rollout, (2, 2), 8)
+    maps = analysis.token_map(rollout, (2, 2))
     analysis.class_attention(attention, (2, 2))
     analysis.mean_attention_distance(net.iter_attention(images), (2, 2), 4)
     analysis.attention_entropy(attention)

@@ -223,17 +223,17 @@ REFUSED = [
     (lambda: explore.similarity_explorer(np.ones((2, 3, 3, 2))), r"has shape \(2, 3, 3, 2\), expected \[rows"),
     (lambda: explore.similarity_explorer(NOT_FINITE), "1 values that are not finite"),
     (lambda: explore.attention_explorer([], images()[0], GRID), "attention has no layer"),
-    (lambda: explore.attention_explorer(attention()[0], images()[0], GRID), "layer 1 has shape .* expected .heads"),
+    (lambda: explore.attention_explorer(attention()[0], images()[0], GRID), r"has shape \[1, 25, 25\]; expected"),
     (lambda: explore.attention_explorer([attention()], images()[0], GRID), r"of 3 images: choose one, \[layer\[0\]"),
-    (lambda: explore.attention_explorer(attention()[..., :-1], images()[0], GRID), r"\(2, 25, 24\), expected"),
-    (lambda: explore.attention_explorer(attention() * 2, images()[0], GRID), "sum to 2 … 2, not to 1"),
+    (lambda: explore.attention_explorer(attention()[..., :-1], images()[0], GRID), r"\[1, 2, 25, 24\]; expected"),
+    (lambda: explore.attention_explorer(attention() * 2, images()[0], GRID), "do not sum to 1: sums from 2 to 2"),
     (lambda: explore.attention_explorer(attention(), images()[0], GRID, layers=(0, 4)), r"asks for \[0, 4\].*1 to 3"),
-    (lambda: explore.attention_explorer(attention(), images()[0], (8, 12)), r"25 tokens, grid is \(8, 12\)"),
+    (lambda: explore.attention_explorer(attention(), images()[0], (8, 12)), "25 tokens, and a grid of 8×12"),
     (lambda: explore.attention_explorer(attention(), images()[0], (4, 5)), "8×12: it cannot be cut into 4 × 5"),
     (lambda: explore.attention_explorer(attention(), images(), GRID), r"image has shape \(2, 3, 8, 12\)"),
     (
         lambda: explore.attention_explorer([attention()[0], attention()[0, :1]], images()[0], GRID),
-        r"differ in shape: \(2, 25, 25\), \(1, 25, 25\)",
+        "all layers must agree",
     ),
     (lambda: explore.rollout_explorer(rollout()[0], images()[0]), r"maps has shape \(3, 4, 6\).*maps\[None\]"),
     (lambda: explore.rollout_explorer(rollout(), images()[:1]), "maps are of 2 images, and there are 1"),
@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused(call: Callable[[], explore.Explorer], mess
 
 @pytest.mark.parametrize("nothing", [None, 5])
 def test_what_are_no_maps_is_refused(nothing: object) -> None:
-    with pytest.raises(TypeError, match=f"attention is {nothing}; expected one map .* for each layer"):
+    with pytest.raises(TypeError, match="attention is (None: fused attention forms no maps|int; expected tensors)"):
         explore.attention_explorer(nothing, images()[0], GRID)
 
 

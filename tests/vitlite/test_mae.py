@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlite import ViT, ViTConfig, data
-from vitlite.hybrid import ConvStem
+from vitlite.hybrid import ResNetStem
 from vitlite.mae import MaskedAutoencoder
 from vitlite.masked import masked_patches
 from vitlite.train import Recipe, Trainer
@@ -103,8 +103,8 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio):
 
 
 def test_what_would_leak_is_refused():
-    with pytest.raises(ValueError, match="patch_embed is a ConvStem, through which hidden pixels may leak"):
-        MaskedAutoencoder(ViT(ViTConfig(**SHAPE), patch_embed=ConvStem(24, stride=4, width=8)))
+    with pytest.raises(ValueError, match="patch_embed is a ResNetStem, through which hidden pixels may leak"):
+        MaskedAutoencoder(ViT(ViTConfig(**SHAPE), patch_embed=ResNetStem(24, stride=4, width=8)))
     with pytest.raises(ValueError, match="patch_embed is a Identity"):
         MaskedAutoencoder(ViT(ViTConfig(**SHAPE), patch_embed=nn.Identity()))
 

@@ -51,7 +51,6 @@ EVERY_KIND = {
     "matrix": lambda: plots.matrix(torch.rand(3, 4), xlabel="key", ylabel="query", label="weight", title="t"),
     "lines": lambda: plots.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}, "x", "y", title="t"),
     "bars": lambda: plots.bars({"a": 1, "b": 2}, "y", title="t"),
-    "overlay": lambda: plots.overlay(torch.rand(3, 8, 8), torch.rand(2, 4, 4), ["a", "b"], title="t"),
     "overlays": lambda: plots.overlays(
         torch.rand(2, 3, 8, 8), {"a": torch.rand(2, 4, 4)}, torch.eye(8).expand(2, 8, 8), title="t"
     ),
@@ -61,7 +60,6 @@ EVERY_KIND = {
     "distance_scatter": lambda: plots.distance_scatter({"a": torch.rand(3, 4)}, baseline=0.5, title="t"),
     "dots": lambda: plots.dots({"a": ([1, 2], [3, 4])}, "x", "y", title="t"),
     "confusion": lambda: plots.confusion(torch.eye(3), ["cat", "dog", "frog"], title="t"),
-    "whole_model": lambda: plots.whole_model(torch.rand(1, 9, 9), "attention", title="t"),
     "history": lambda: plots.history({"step": [1, 2], "loss": [2.0, 1.0]}, title="t"),
 }
 
@@ -164,10 +162,12 @@ class TestPatches:
         assert y > 4
         assert not plots.patch_grid(photos[0], 4).axes[1].texts
 
-    @pytest.mark.parametrize(("patch_size", "odd"), [(3, 8), ((4, 5), 12), (0, 8)])
+    @pytest.mark.parametrize(("patch_size", "odd"), [(3, 8), ((4, 5), 12)])
     def test_a_patch_that_does_not_divide_the_image_is_named(self, photos, patch_size, odd):
         with pytest.raises(ValueError, match=f"image is 8×12, patch size is .*: {odd} is not a multiple of"):
             plots.patch_grid(photos[0], patch_size)
+        with pytest.raises(ValueError, match="patch_size is 0; it must be at least 1 pixel"):
+            plots.patch_grid(photos[0], 0)
 
     def test_a_batch_is_refused(self, photos):
         with pytest.raises(ValueError, match="expected one image"):
@@ -302,32 +302,18 @@ class TestBars:
             plots.bars({}, "y")
 
 
-class TestOverlay:
+class TestInside:
+    """The figures for what ``vitlite.analysis`` finds."""
+
     def test_maps_cover_the_image_as_shares_of_their_peak(self, photos):
         maps = torch.tensor([[[0.0, 2.0], [1.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-        fig = plots.overlay(photos[0], maps, ["head 1", "head 2"])
+        fig = plots.overlays(photos[:1], {"head 1": maps[:1], "head 2": maps[1:]})
         assert [ax.get_title() for ax in fig.axes[:3]] == ["image", "head 1", "head 2"]
         grey, layer = fig.axes[1].images
         np.testing.assert_allclose(layer.get_array(), [[0, 0.5], [0.25, 1]])
         assert layer.get_extent() == list(grey.get_extent()) or tuple(layer.get_extent()) == grey.get_extent()
         assert np.isfinite(fig.axes[2].images[1].get_array()).all(), "an empty map is drawn empty"
         assert "largest" in bar_label(fig)
-
-    @pytest.mark.parametrize(
-        ("maps", "titles", "message"),
-        [
-            (-torch.ones(1, 2, 2), None, "must not be negative.*-1"),
-            (torch.rand(2, 2), None, r"maps has shape \(2, 2\)"),
-            (torch.rand(2, 2, 2), ["a"], "titles has 1 entries for 2 maps"),
-        ],
-    )
-    def test_what_is_no_map_is_refused(self, photos, maps, titles, message):
-        with pytest.raises(ValueError, match=message):
-            plots.overlay(photos[0], maps, titles)
-
-
-class TestInside:
-    """The figures for what ``vitlite.analysis`` finds."""
 
     def test_filters_are_tiles_with_grey_for_zero_each_scaled_for_itself(self):
         tiles = torch.zeros(3, 3, 4, 4)
@@ -484,20 +470,6 @@ class TestHistory:
             plots.history({"step": [1, 2], "loss": [1.0]})
         with pytest.raises(ValueError, match="history has no 'val_loss'"):
             plots.history({"step": [1], "loss": [1.0], "val_step": [1], "val_accuracy": [0.5]})
-
-
-def test_one_part_of_the_whole_model_is_marked_and_every_part_has_a_chapter():
-    image = torch.rand(3, 12, 12)
-    plain = [text.get_text() for text in plots.whole_model(image).axes[0].texts]
-    assert [text for text in plain if text.startswith("chapter")] == [f"chapter {n}" for n in (1, 3, 2, 4)]
-    marks = {}
-    for part in ("patches", "attention", "positions", "block"):
-        ax = plots.whole_model(image, part).axes[0]
-        marks[part] = [text.xy[0] for text in ax.texts if text.get_text() == "you are here"]
-    assert [len(x) for x in marks.values()] == [1, 1, 1, 1]
-    assert sorted(marks, key=marks.get) == ["patches", "positions", "attention", "block"]  # from left to right
-    with pytest.raises(ValueError, match="here is 'head'; expected one of 'patches'"):
-        plots.whole_model(image, "head")
 
 
 HOSTILE = [r"$\frac{1$", "a $x_1$ b", "5 $", "_hidden", "<b>|</b>"]

@@ -88,7 +88,6 @@ def test_a_resampled_table_comes_back(tmp_path):
 @pytest.mark.parametrize(
     "stem",
     [
-        lambda: hybrid.ConvStem(24, stride=4),
         lambda: hybrid.ResNetStem(24, stride=4, norm="group"),
         lambda: hybrid.ResNetStem(24, stride=4, norm="batch"),
     ],
@@ -370,7 +369,7 @@ def test_every_changed_bit_of_a_file_is_seen(tmp_path):
         ({"mean": [0, 0, 0]}, "one alone is given"),
         ({"record": {}}, "record is {}; expected the name"),
         ({"parameters": "many"}, "parameters is 'many'; expected an int"),
-        ({"patch_embed": {"stem": "conv", "embed_dim": 24, "width": 10**9}}, "width is 1000000000, more than"),
+        ({"patch_embed": {"stem": "resnet", "embed_dim": 24, "width": 10**9}}, "width is 1000000000, more than"),
         ({"patch_embed": {"stem": "rope"}}, "stem is 'rope'; expected one of"),
         ({"patch_embed": 7}, "damaged in its description"),
         (lambda told: [told], "it is a list, expected an object"),

@@ -422,6 +422,9 @@ def test_a_source_of_another_kind_is_refused():
             write(nn.Linear(1, 1))
     with pytest.raises(TypeError, match="size is '24'; expected an int"):
         weights.from_timm(timm_vit(), image_size="24")
+    for read in (weights.from_timm, weights.from_torchvision, weights.from_transformers):
+        with pytest.raises(TypeError, match="there is no option heads; expected some of num_heads, layer_norm_eps"):
+            read(timm_vit().state_dict(), heads=3)
 
 
 def test_a_whole_checkpoint_is_enough():

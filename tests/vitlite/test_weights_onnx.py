@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from vitlite import ViT, ViTConfig, checks, hybrid, weights
+from vitlite.model import PatchEmbed
 from vitlite.resnet import ResNet, ResNetConfig
 
 onnx = pytest.importorskip("onnx")
@@ -252,6 +253,7 @@ TO_ONNX = {
     "every token": lambda: ViT(ViTConfig(16, 4, 1, 5, 24, 2, 3, 40, distillation=True, registers=2, gelu="tanh")),
     "relative positions": lambda: ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40, position="relative", pool="mean")),
     "rotary positions": lambda: ViT(ViTConfig((16, 24), 4, 3, 5, 24, 1, 3, 40, position="rotary")),
+    "a modern block": lambda: ViT(ViTConfig(16, 4, 3, 5, 24, 2, 3, 16, registers=4, qk_norm=True, mlp="swiglu")),
     "a hybrid": lambda: ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40), hybrid.ResNetStem(24, width=8, blocks=1)),
     "a ResNet": lambda: ResNet(ResNetConfig(width=8, blocks=1, num_classes=5)),
 }
@@ -285,6 +287,22 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
 def test_only_our_models_go_out(tmp_path):
     with pytest.raises(TypeError, match="model is a Linear; expected vitlite's ViT or ResNet"):
         weights.to_onnx(nn.Linear(1, 1), tmp_path / "model.onnx")
+
+
+class Choosing(PatchEmbed):
+    """Patches whose treatment depends on the pixels, which no fixed list of operations can express."""
+
+    def forward(self, images):
+        return super().forward(images if images.mean() > 0 else -images)
+
+
+def test_what_onnx_cannot_express_is_one_sentence_and_no_file(tmp_path):
+    config = ViTConfig(16, 4, 3, 5, 24, 1, 3, 40)
+    model = ViT(config, Choosing(4, 3, 24)).eval()
+    model(torch.randn(2, 3, 16, 16))  # a good model in PyTorch
+    with pytest.raises(ValueError, match="a fixed list of operations cannot express.*weights.save"):
+        weights.to_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- bad input

@@ -4,6 +4,7 @@ Nothing here knows a model of ours. Attention maps come as any iterable of tenso
 from any library; with a generator such as ``ViT.iter_attention`` one layer is in memory at a time. How many tokens
 stand before the patches (class token, distillation token, registers) follows from the grid: T less its patches. What
 does not fit is refused, with a ``TypeError`` if it is no tensor, else a ``ValueError``: the message says what to pass.
+Everywhere ``grid`` is the rows and columns of patches, and ``patch_size`` their side in pixels or (height, width).
 
 Several analyses in one forward pass: what looks at each layer alone can do so on the way to what needs them all.
 
@@ -29,7 +30,6 @@ from vitlite.analysis.embeddings import (
     bias_by_offset,
     embedding_filters,
     position_similarity,
-    prefix_similarity,
 )
 from vitlite.analysis.localisation import (
     Localisation,
@@ -46,5 +46,5 @@ __all__ = [
     "Filters", "LinearProbe", "Localisation", "attention_entropy", "attention_rollout", "bias_by_offset", "bootstrap",
     "centre_prior", "class_attention", "deletion_curve", "embedding_filters", "gradient_rollout", "insertion_curve",
     "iter_rollout", "linear_probe", "localisation", "mean_attention_distance", "position_similarity",
-    "prefix_similarity", "token_map", "uniform_attention_distance", "without_query",
+    "token_map", "uniform_attention_distance", "without_query",
 ]

@@ -10,9 +10,6 @@ from torch import Tensor
 from vitlite import checks
 from vitlite.analysis.maps import as_grid, checked, precision, prefix_tokens, token_rows
 
-__all__ = ["attention_entropy", "class_attention", "mean_attention_distance", "uniform_attention_distance",
-           "without_query"]
-
 
 @torch.no_grad()
 def mean_attention_distance(
@@ -27,8 +24,6 @@ def mean_attention_distance(
     Args:
         attention: ``[B, heads, T, T]`` for each layer. A generator, such as ``model.iter_attention(images)``, runs
             here, without gradients and with one layer in memory.
-        grid: Rows and columns of patches.
-        patch_size: Side of a patch in pixels, or (height, width).
         per_image: Keep the images apart, to see their spread, or to join batches: ``torch.cat(parts, dim=-1)``.
 
     Returns:
@@ -59,10 +54,6 @@ def _distance(image: Tensor, distances: Tensor) -> Tensor:
 def uniform_attention_distance(grid: tuple[int, int], patch_size: int | tuple[int, int]) -> float:
     """The mean attention distance, in pixels, of attention that takes the same from every patch: the baseline.
 
-    Args:
-        grid: Rows and columns of patches.
-        patch_size: Side of a patch in pixels, or (height, width).
-
     Example:
         >>> round(uniform_attention_distance((2, 2), 4), 4)
         3.4142
@@ -80,7 +71,6 @@ def without_query(attention: Iterable[Tensor], grid: tuple[int, int]) -> Iterato
 
     Args:
         attention: ``[B, heads, T, T]`` for each layer.
-        grid: Rows and columns of patches.
 
     Yields:
         ``[B, heads, N, N]`` for each layer, among patches: tokens before them are left out, as in
@@ -100,17 +90,16 @@ def without_query(attention: Iterable[Tensor], grid: tuple[int, int]) -> Iterato
 
 
 @torch.no_grad()
-def attention_entropy(attention: Iterable[Tensor], *, per_image: bool = False) -> Tensor:
+def attention_entropy(attention: Iterable[Tensor]) -> Tensor:
     """How widely each head looks: the entropy of its rows in nats, averaged over all queries, prefix tokens included.
 
     From 0, all weight on one token, to the logarithm of the number of tokens, all alike.
 
     Args:
         attention: ``[B, heads, T, T]`` for each layer.
-        per_image: Keep the images apart.
 
     Returns:
-        ``[layers, heads]``, the mean over images, or ``[layers, heads, B]``.
+        ``[layers, heads]``, the mean over images.
 
     Example:
         >>> attention_entropy([torch.eye(4).expand(1, 2, 4, 4), torch.full((1, 2, 4, 4), 1 / 4)])
@@ -120,10 +109,9 @@ def attention_entropy(attention: Iterable[Tensor], *, per_image: bool = False) -
     layers = []
     for layer in checked(attention):
         rows = [torch.special.entr(image.to(precision(layer))).sum(dim=-1) for image in layer]  # each [heads, T]
-        layers.append(torch.stack(rows, dim=-1).mean(dim=1))
+        layers.append(torch.stack(rows, dim=-1).mean(dim=1).mean(dim=-1))
         del layer
-    each = torch.stack(layers)
-    return each if per_image else each.mean(dim=-1)
+    return torch.stack(layers)
 
 
 @torch.no_grad()
@@ -134,7 +122,6 @@ def class_attention(
 
     Args:
         attention: ``[B, heads, T, T]`` for each layer.
-        grid: Rows and columns of patches.
         token: Which of the tokens before the patches; 0 is the class token. None is the mean of the patches' rows, for
             models that average the patches.
         per_head: Keep the heads apart; otherwise their mean.

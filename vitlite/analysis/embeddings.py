@@ -10,8 +10,6 @@ from torch import Tensor
 from vitlite import checks
 from vitlite.analysis.maps import as_grid, check_values, precision
 
-__all__ = ["Filters", "bias_by_offset", "embedding_filters", "position_similarity", "prefix_similarity"]
-
 
 class Filters(NamedTuple):
     """Principal components of filters.
@@ -38,9 +36,6 @@ def embedding_filters(weight: Tensor, patch_size: int | tuple[int, int] | None =
             P, P]``.
         patch_size: P, or (height, width); a convolution's weight tells it.
         count: How many components; the paper shows 28.
-
-    Returns:
-        The components and the share of the variance along each.
 
     Example:
         >>> embedding_filters(torch.randn(64, 48), patch_size=4, count=12).components.shape
@@ -83,8 +78,7 @@ def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Args:
         table: ``[prefix + N, D]`` or ``[1, prefix + N, D]``. Rows before the N patches belong to the class token and
-            the like and are left out here, see ``prefix_similarity``.
-        grid: Rows and columns of patches.
+            the like and are left out.
 
     Returns:
         ``[rows, cols, rows, cols]``: ``[r, c]`` is the map of the patch in row r and column c; from -1 to 1, and 0 for
@@ -95,32 +89,6 @@ def position_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
         tensor([[0., 1.],
                 [0., 0.]])
     """
-    _, patches = _directions(table, grid)
-    return torch.tensordot(patches, patches, dims=([2], [2]))
-
-
-@torch.no_grad()
-def prefix_similarity(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cosine similarity of the class token's position embedding, and of others before the patches, with every patch's.
-
-    Args:
-        table: ``[prefix + N, D]`` or ``[1, prefix + N, D]``.
-        grid: Rows and columns of patches.
-
-    Returns:
-        ``[prefix, rows, cols]``: class token, distillation token and registers, in the order of the table.
-
-    Example:
-        >>> prefix_similarity(torch.tensor([[0.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), grid=(1, 2))
-        tensor([[[1., 0.]]])
-    """
-    prefix, patches = _directions(table, grid)
-    return torch.tensordot(prefix, patches, dims=([1], [2]))
-
-
-def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The rows of a position table, each of length 1: those before the patches ``[prefix, D]``, those of the patches
-    ``[rows, cols, D]``."""
     check_values(table, "table", "[prefix + N, D], such as model.position_table() (relative positions have none: see "
                  "bias_by_offset)")
     rows, cols = as_grid(grid)
@@ -129,7 +97,8 @@ def _directions(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         raise ValueError(f"table has shape {list(table.shape)}; expected [prefix + {rows * cols}, D]: a row for each "
                          f"of the {rows}×{cols} patches, after those of class token and the like")
     unit = torch.nn.functional.normalize(flat.to(precision(flat)), dim=-1)
-    return unit[: -rows * cols], unit[-rows * cols :].unflatten(0, (rows, cols))
+    patches = unit[-rows * cols :].unflatten(0, (rows, cols))
+    return torch.tensordot(patches, patches, dims=([2], [2]))
 
 
 def bias_by_offset(bias: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from vitlite.analysis.maps import as_grid, check_tensor
 
-__all__ = ["Localisation", "bootstrap", "centre_prior", "deletion_curve", "insertion_curve", "localisation"]
-
 
 class Localisation(NamedTuple):
     """Three scores of each map against its mask, each ``[B]`` and between 0 and 1.
@@ -39,15 +37,12 @@ class Localisation(NamedTuple):
 
 @torch.no_grad()
 def localisation(maps: Tensor, masks: Tensor) -> Localisation:
-    """Score maps against the masks of the objects they should find.
+    """Score maps against the masks of the objects they should find; float32, on the CPU.
 
     Args:
         maps: ``[B, h, w]``, not negative; resampled bilinearly to the masks' size for the last two scores (averaged
             where the mask is coarser). A map of zeros tells nothing, as one that is the same everywhere.
         masks: ``[B, H, W]``; true (or not 0) on the object.
-
-    Returns:
-        The three scores of each image, float32 on the CPU.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -87,37 +82,23 @@ def _scores(picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return pointing, values[inside].sum() / values.sum(), _average_precision(values, inside)
 
 
-def centre_prior(grid: tuple[int, int], width: float = 0.25) -> Tensor:
-    """A map that knows nothing of the image: a Gaussian in its middle, to compare others with.
+def centre_prior(grid: tuple[int, int]) -> Tensor:
+    """A map ``[rows, cols]`` that knows nothing of the image: a Gaussian in its middle, to compare others with.
 
-    Args:
-        grid: Rows and columns.
-        width: Standard deviation, as a share of each side.
-
-    Returns:
-        ``[rows, cols]``, with 1 at the middle.
+    It is 1 in the middle; its standard deviation is a quarter of each side.
 
     Example:
         >>> centre_prior((3, 3)).argmax().item()
         4
     """
-    if not width > 0:
-        raise ValueError(f"width is {width}; expected a share of the side, above 0, such as 0.25")
-    rows, cols = ((2 * torch.arange(n) + 1 - n) / (2 * n * width) for n in as_grid(grid))
+    rows, cols = ((2 * torch.arange(n) + 1 - n) / (2 * n * 0.25) for n in as_grid(grid))
     return torch.exp(-(rows[:, None].square() + cols[None].square()) / 2)
 
 
-def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int = 0) -> tuple[float, float, float]:
-    """The mean and its percentile bootstrap interval: means of as many values, drawn again with replacement.
+def bootstrap(values: Tensor) -> tuple[float, float, float]:
+    """The mean of values ``[n]``, and the ends of its 95 % interval by the percentile bootstrap.
 
-    Args:
-        values: ``[n]``, one an image.
-        level: Share of the means that the interval holds.
-        draws: How often to draw.
-        seed: Of the draws.
-
-    Returns:
-        Mean, lower end and upper end.
+    That is of the means of as many values, drawn again with replacement.
 
     Example:
         >>> bootstrap(torch.ones(10))
@@ -126,25 +107,23 @@ def bootstrap(values: Tensor, level: float = 0.95, draws: int = 2_000, seed: int
     check_tensor(values, "values", "[n], one number an image")
     if values.ndim != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(f"values have shape {list(values.shape)}; expected [n], one finite number an image")
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"level is {level} and draws is {draws}; expected a share between 0 and 1, such as 0.95, and "
-                         "at least one draw")
     values = values.double().cpu()
-    chosen = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.randint(len(values), (2_000, len(values)), generator=torch.Generator().manual_seed(0))
     means = values[chosen].mean(dim=1)
-    low, high = means.quantile(means.new_tensor([(1 - level) / 2, (1 + level) / 2])).tolist()
+    low, high = means.quantile(means.new_tensor([(1 - 0.95) / 2, (1 + 0.95) / 2])).tolist()
     return values.mean().item(), low, high
 
 
 @torch.no_grad()
 def deletion_curve(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
-    *, blank: Tensor | None = None, least_first: bool = False, per_image: bool = False,
+    *, least_first: bool = False, per_image: bool = False,
 ) -> Tensor:
     """Accuracy while patches are blanked, those with the largest values first: does the map say what matters?
 
     The deletion curve of Petsiuk et al. (arXiv 1806.07421), of accuracy in place of the class's probability. Among
-    equal values, the patch that comes first in the sequence counts as larger.
+    equal values, the patch that comes first in the sequence counts as larger. A blank patch is zero, the mean colour
+    where images are normalised with the mean of their data set.
 
     Args:
         model: Images to logits.
@@ -152,8 +131,6 @@ def deletion_curve(
         labels: int64 ``[B]``.
         ranking: ``[B, rows, cols]``, how important each patch is said to be.
         shares: Which shares of the patches to blank, each in [0, 1].
-        blank: Colour of a blank patch ``[C]``, in the units of ``images``. Zero by default, which is the mean colour
-            where images are normalised with the mean of their data set.
         least_first: Blank those with the smallest values first.
         per_image: Keep the images apart.
 
@@ -171,21 +148,16 @@ def deletion_curve(
     steps = [round(share * count) for share in _shares(shares)]
     if least_first:
         rank = count - 1 - rank
-    blank = images.new_zeros(images.shape[1]) if blank is None else blank.to(images)
-    if blank.shape != images.shape[1:2]:
-        raise ValueError(f"blank has shape {list(blank.shape)}; expected one number for each of the images' "
-                         f"{images.shape[1]} channels")
     right = []
     for step in steps:
-        answers = model(torch.where(rank < step, blank[:, None, None], images)).argmax(dim=1)
+        answers = model(images.where(rank >= step, 0)).argmax(dim=1)
         right.append((answers == labels.to(answers.device)).float())
     each = torch.stack(right).cpu()
     return each if per_image else each.mean(dim=1)
 
 
 def insertion_curve(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
-    *, blank: Tensor | None = None, per_image: bool = False,
+    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float]
 ) -> Tensor:
     """Accuracy while patches appear on a blank image, those with the largest values first.
 
@@ -200,7 +172,7 @@ def insertion_curve(
     check_tensor(ranking, "ranking", "[B, rows, cols]")
     count = max(1, ranking.shape[1:].numel())  # an empty grid is refused below
     hidden = [1 - round(share * count) / count for share in _shares(shares)]
-    return deletion_curve(model, images, labels, ranking, hidden, blank=blank, least_first=True, per_image=per_image)
+    return deletion_curve(model, images, labels, ranking, hidden, least_first=True)
 
 
 def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:

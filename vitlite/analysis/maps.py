@@ -10,8 +10,6 @@ from torch import Tensor
 
 from vitlite import checks
 
-__all__ = ["as_grid", "check_tensor", "check_values", "checked", "precision", "prefix_tokens", "token_rows"]
-
 TOLERANCE = 0.01  # how far a row's sum may be from 1: rounding to bfloat16 stays below
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["LinearProbe", "linear_probe"]
-
 
 class LinearProbe:
     """A linear map fitted to features; call it with features ``[n, D]`` for scores ``[n, classes]``.
@@ -46,13 +44,9 @@ def linear_probe(
     Args:
         features: ``[n, D]``, from a frozen model.
         labels: int64 ``[n]``, from 0 to ``classes`` − 1.
-        classes: Number of classes.
         l2: Penalty on the squared weights, as a share of n times the features' mean variance; above 0. So the same
             number means the same for features of any scale, and for any number of images.
         standardise: Penalise the weights that the features would have if each had deviation 1.
-
-    Returns:
-        The fitted map, of the features as they are.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])

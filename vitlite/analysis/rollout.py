@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitlite import checks
 from vitlite.analysis.maps import check_tensor, checked, precision, token_rows
-
-__all__ = ["attention_rollout", "gradient_rollout", "iter_rollout", "token_map"]
 
 FUSIONS = {
     "mean": lambda maps: maps.mean(dim=1, dtype=precision(maps)),
@@ -140,32 +137,22 @@ def _chosen(logits: Tensor, classes: Tensor | None) -> Tensor:
     return logits.gather(1, classes.long()[:, None])
 
 
-def token_map(
-    rollout: Tensor, grid: tuple[int, int], image_size: int | tuple[int, int] | None = None, token: int | None = 0
-) -> Tensor:
-    """A token's row as a picture: how much of each patch is in it.
+def token_map(rollout: Tensor, grid: tuple[int, int], token: int | None = 0) -> Tensor:
+    """A token's row as a picture ``[B, rows, cols]``: how much of each patch is in it.
 
     Args:
         rollout: ``[B, T, T]``, or attention with its heads joined.
-        grid: Rows and columns of patches.
-        image_size: Resample bilinearly to this many pixels; by default one number a patch.
         token: Whose row: which of the tokens before the patches; 0 is the class token. None is the mean of the patches'
             rows, for models that average the patches.
 
-    Returns:
-        ``[B, rows, cols]``, or ``[B, height, width]``.
-
     Example:
-        >>> token_map(torch.full((1, 5, 5), 0.2), grid=(2, 2), image_size=8).shape
-        torch.Size([1, 8, 8])
+        >>> token_map(torch.full((1, 5, 5), 0.2), grid=(2, 2)).shape
+        torch.Size([1, 2, 2])
     """
     check_tensor(rollout, "rollout", "[batch, tokens, tokens]")
     if rollout.ndim != 3 or rollout.shape[1] != rollout.shape[2]:
         raise ValueError(f"rollout has shape {list(rollout.shape)}; expected [batch, tokens, tokens]")
-    picture = token_rows(rollout.detach(), grid, token)
-    if image_size is None:
-        return picture
-    return F.interpolate(picture[:, None], checks.pair(image_size, "image_size"), mode="bilinear")[:, 0]
+    return token_rows(rollout.detach(), grid, token)
 
 
 def _without_smallest(fused: Tensor, share: float) -> Tensor:

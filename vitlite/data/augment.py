@@ -162,8 +162,6 @@ def random_erase(images: Tensor, probability: float, generator: torch.Generator)
 
     Args:
         images: ``[B, C, H, W]``, uint8 or float, white being 255.
-        probability: How often an image is erased.
-        generator: Where the randomness comes from.
 
     Example:
         >>> black = torch.zeros(50, 3, 8, 8, dtype=torch.uint8)
@@ -215,7 +213,6 @@ def cutmix(
         targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
         classes: Number of classes.
         share: Share of the images, between 0 and 1, into which something is pasted.
-        generator: Where the randomness comes from.
 
     Returns:
         The images, and float targets ``[B, classes]`` that sum to 1.

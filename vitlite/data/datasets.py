@@ -84,9 +84,6 @@ class Split:
 
         Subsets of one seed are nested: the first 100 images are among the first 1,000. Where a class has too few images
         to keep the balance, the others fill the gap. ``mean`` and ``std`` stay those of the whole set.
-
-        Raises:
-            ValueError: if ``n`` is less than one image per class, or more than there are.
         """
         if not len(self.classes) <= n <= len(self):
             raise ValueError(f"a subset of {n} images was asked for; it must have at least one image for each of the "
@@ -102,7 +99,8 @@ class Split:
 
 
 class Splits(NamedTuple):
-    """The three splits of a data set. Choose on ``validation``; read ``test`` once, at the end.
+    """The three splits of a data set, which share classes, mean and deviation. Choose on ``validation``; read ``test``
+    once, at the end.
 
     Example:
         >>> sets = load("scenes", train_images=100, held_out=20)
@@ -143,9 +141,6 @@ def load(
         seed: of scenes, which world; of the others, which draw of ``train_images``.
         held_out: scenes only: how many images validation and test have, each.
         cues: scenes only: how much shape, hue and texture say about the class.
-
-    Returns:
-        The training, validation and test split, which share classes, mean and standard deviation.
 
     Raises:
         FileNotFoundError: if the path does not exist.
@@ -494,10 +489,6 @@ class _Archive:
     names: str
     label_bytes: int  # CIFAR-100 has the coarse label first, then the fine one; the last is the one we read
 
-    @property
-    def record_bytes(self) -> int:  # the labels, then 32×32 values of red, of green and of blue
-        return self.label_bytes + 3 * 32 * 32
-
 
 CIFAR = {
     "cifar10": _Archive(
@@ -576,7 +567,7 @@ def _decode(archive: _Archive, content: bytes) -> dict[str, np.ndarray]:
         arrays["classes"] = np.array(read(archive.names).decode().split())
         for split, names in (("train", archive.train), ("test", archive.test)):
             data = np.frombuffer(b"".join(read(name) for name in names), dtype=np.uint8)
-            records = data.reshape(-1, archive.record_bytes)
+            records = data.reshape(-1, archive.label_bytes + 3 * 32 * 32)  # labels; then values of red, green and blue
             pixels = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
             arrays[f"{split}_images"] = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
             arrays[f"{split}_labels"] = records[:, archive.label_bytes - 1].astype(np.int64)

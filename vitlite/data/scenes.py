@@ -35,13 +35,9 @@ class Cues:
     """How much each cue says about the class, from 0 (nothing) to 1 (everything).
 
     A cue of strength s shows, in a share s of the images, what belongs to the image's class, and in the others what
-    belongs to a class drawn at random. With shape=0 a "fish" may look like a house: only its hue and texture, where
-    their cues are positive, still say fish.
-
-    Attributes:
-        shape: strength of the outline and its drawing.
-        hue: strength of the object's main hue (which always varies a little around its class's).
-        texture: strength of the pattern on the object.
+    belongs to a class drawn at random. ``shape`` is the object's outline and drawing, ``hue`` its main hue (which
+    always varies a little around its class's) and ``texture`` the pattern on it. With shape=0 a "fish" may look like a
+    house: only its hue and texture, where their cues are positive, still say fish.
 
     Example:
         >>> Cues(shape=0)  # hue and texture alone say what it is
@@ -128,8 +124,6 @@ def describe(indices: Sequence[int] | Array, seed: int = 0, cues: Cues | None = 
 
     Args:
         indices: [N] numbers of the images.
-        seed: which world.
-        cues: how much each cue says about the class; None for `Cues()`.
 
     Returns:
         Arrays of length N by name: ``label``, and ``shape``, ``hue`` and ``texture``, the classes that each cue shows
@@ -414,9 +408,7 @@ def render(
 
     Args:
         indices: [N] whole numbers from 0 up, one an image. The label is the index modulo 10.
-        seed: which world.
         image_size: pixels, one number or (height, width). The shorter side spans the scene; the longer shows more.
-        cues: how much shape, hue and texture say about the class; None for `Cues()`.
 
     Returns:
         images uint8 [N, 3, H, W], labels int64 [N] (positions in `CLASSES`), masks bool [N, H, W] (true on the object).

@@ -21,9 +21,12 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from vitlite import checks, plots
+from vitlite.analysis.maps import checked, prefix_tokens
 from vitlite.checks import Grid
 from vitlite.plots.parts import Array, as_array, as_image, as_stack
 
@@ -65,9 +68,6 @@ def similarity_explorer(similarity: Array, title: str = "Position similarity") -
     Args:
         similarity: ``[rows, cols, rows, cols]``, as from ``vitlite.analysis.position_similarity``: at ``[i, j]`` the
             cosine similarities of the position in row i and column j with all positions.
-
-    Returns:
-        The figure: a small map for each position, and the chosen one enlarged, all on one colour scale.
 
     Example:
         >>> similarity_explorer(np.eye(6).reshape(2, 3, 2, 3)).title
@@ -114,10 +114,6 @@ def attention_explorer(
         layers: The layers to show, counted from 1; by default all. 8 bits a weight: 400 KB hold 4 layers of 12 heads
             with 65 tokens, say.
 
-    Returns:
-        The figure: the image, and beside it the chosen patch's attention to each patch, from 0 to the largest of these
-        weights; what it gives to the tokens before the patches stands in the text below.
-
     Example:
         >>> uniform = np.full((2, 3, 5, 5), 1 / 5)  # 2 layers of 3 heads; a class token and 2 × 2 patches
         >>> attention_explorer(uniform, np.zeros((8, 8, 3)), grid=(2, 2)).title
@@ -126,7 +122,8 @@ def attention_explorer(
     rows, cols = checks.grid(grid)
     maps, chosen, depth = _layers(attention, layers)
     shown, heads, tokens, _ = maps.shape
-    prefix = _prefix(tokens, rows, cols)
+    count = prefix_tokens(tokens, grid)
+    prefix = ["class token", *(f"prefix token {number}" for number in range(2, count + 1))][:count]
     figure = {
         "grids": [(rows, cols)],
         "sliders": [
@@ -162,9 +159,6 @@ def rollout_explorer(
             class token's row of the rollout up to that layer.
         images: ``[images, C, H, W]`` or ``[images, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
         label: What the maps measure, with its unit.
-
-    Returns:
-        The figure: each image beside its map, each map from 0 to its own largest value.
 
     Example:
         >>> rollout_explorer(np.ones((1, 6, 4, 4)), np.zeros((1, 8, 8, 3))).title
@@ -205,9 +199,6 @@ def resolution_explorer(
             position, all on one colour scale; or a colour a position, ``[rows, cols, 3]`` in [0, 1], such as the first
             three principal components.
         label: What the values or colours are, with their unit.
-
-    Returns:
-        The figure, with one map for each resolution.
 
     Example:
         >>> table = np.arange(4.0).reshape(2, 2)
@@ -253,48 +244,20 @@ def _values(values: Array, name: str, dims: int, expected: str) -> np.ndarray:
 
 def _layers(attention: Iterable[Array], layers: Sequence[int] | None) -> tuple[np.ndarray, list[int], int]:
     """The chosen layers' maps ``[layers, heads, tokens, tokens]``, their numbers from 1, and how many there are."""
-    if attention is None or not hasattr(attention, "__iter__"):
-        raise TypeError(f"attention is {attention!r}; expected one map [heads, tokens, tokens] for each layer (fused "
-                        "attention forms none: ask the model for explicit attention)")
+
+    def one(layer: Array) -> Tensor:
+        array = as_array(layer).copy()  # a view may be read-only, or run backwards
+        if array.ndim == 4 and len(array) > 1:
+            raise ValueError(f"attention is of {len(array)} images: choose one, [layer[0] for layer in attention]")
+        return torch.from_numpy(array if array.ndim == 4 else array[None])
+
     maps, depth = {}, 0
-    for depth, layer in enumerate(attention, 1):
+    for depth, layer in enumerate(checked(map(one, attention) if isinstance(attention, Iterable) else attention), 1):
         if layers is None or depth in layers:
-            maps[depth] = _attention(layer, depth)
-    chosen = sorted(maps)
+            maps[depth] = layer[0].numpy()
     if missing := sorted(set(layers or ()) - maps.keys()):
         raise ValueError(f"layers asks for {missing}, and attention has layers 1 to {depth}")
-    if not maps:
-        raise ValueError("attention has no layer to show: pass one map [heads, tokens, tokens] for each layer")
-    if len({array.shape for array in maps.values()}) > 1:
-        raise ValueError(f"the layers' maps differ in shape: {', '.join(str(array.shape) for array in maps.values())}")
-    return np.stack([maps[number] for number in chosen]), chosen, depth
-
-
-def _attention(layer: Array, number: int) -> np.ndarray:
-    """One layer's maps, checked, without the axis of the batch."""
-    array = as_array(layer)
-    if array.ndim == 4 and len(array) == 1:
-        array = array[0]
-    if array.ndim == 4:
-        raise ValueError(f"attention of layer {number} is of {len(array)} images: choose one, [layer[0] for layer in "
-                         "attention]")
-    array = _values(array, f"attention of layer {number}", 3, "[heads, tokens, tokens]")
-    if array.shape[1] != array.shape[2]:
-        raise ValueError(f"attention of layer {number} has shape {array.shape}, expected [heads, tokens, tokens]")
-    sums = array.sum(-1)
-    if array.min() < 0 or np.abs(sums - 1).max() > 0.02:  # bfloat16 rows miss 1 by up to 0.01
-        raise ValueError(f"attention of layer {number} has rows that sum to {sums.min():.3g} … {sums.max():.3g}, not "
-                         "to 1: pass the weights after the softmax, of all tokens")
-    return array
-
-
-def _prefix(tokens: int, rows: int, cols: int) -> list[str]:
-    """Names of the tokens before the patches."""
-    count = tokens - rows * cols
-    if count < 0:
-        raise ValueError(f"attention is of {tokens} tokens, grid is ({rows}, {cols}): pass the rows and columns of "
-                         "patches")
-    return ["class token", *(f"prefix token {number}" for number in range(2, count + 1))][:count]
+    return np.stack([*maps.values()]), [*maps], depth
 
 
 def _grid_of(name: str, grid: Array) -> np.ndarray:

@@ -4,6 +4,11 @@ Each function takes tensors or arrays, and returns a matplotlib ``Figure``. The 
 a notebook shows it once: make the call the last line of its cell, or pass it to ``display``. Titles are the caller's:
 ``title`` states what the figure shows, and wraps to its width. What cannot be drawn is refused with a ``ValueError``
 that says what was expected.
+
+What is called alike means the same everywhere: ``xlabel``, ``ylabel`` and ``label`` (of the colours) say what is
+measured, with its unit; ``vmin`` and ``vmax`` are the ends of the colour scale, by default the smallest and the largest
+value; ``titles`` are one short text above each picture, ``columns`` the pictures in a row, and ``size`` the width of
+one in inches, less where a row would be wider than 7.
 """
 
 from vitlite.plots.figures import (
@@ -15,7 +20,6 @@ from vitlite.plots.figures import (
     image_grid,
     lines,
     matrix,
-    overlay,
     patch_grid,
     use_style,
 )
@@ -24,10 +28,8 @@ from vitlite.plots.parts import COLOURS as COLOURS
 from vitlite.plots.parts import SMALL_IMAGE as SMALL_IMAGE
 from vitlite.plots.parts import WIDEST as WIDEST
 from vitlite.plots.parts import Array as Array
-from vitlite.plots.whole import whole_model
 
 __all__ = [
     "bars", "confusion", "distance_scatter", "dots", "filter_tiles", "head_maps", "heatmaps", "history", "image_grid",
-    "lines", "matrix", "overlay", "overlays", "patch_grid", "similarity_grid", "use_style",
-    "whole_model",
+    "lines", "matrix", "overlays", "patch_grid", "similarity_grid", "use_style",
 ]

@@ -13,12 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 import vitlite.plots.parts as parts
+from vitlite import checks
 from vitlite.plots.parts import BAR_HEIGHT, COLOURS, DASHES, MARKERS, WIDTH, Array
-
-__all__ = [
-    "bars", "confusion", "dots", "heatmaps", "history", "image_grid", "lines", "matrix", "overlay", "patch_grid",
-    "use_style",
-]
 
 
 def use_style() -> None:
@@ -71,9 +67,6 @@ def image_grid(
 
     Args:
         images: ``[N, C, H, W]`` or ``[N, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        titles: One short text above each image.
-        columns: Images in a row.
-        size: Width of one image, in inches; less where a row would be wider than 7 inches.
 
     Example:
         >>> len(image_grid(np.random.rand(3, 8, 8, 3), titles=["a", "b", "c"]).axes)
@@ -104,7 +97,9 @@ def patch_grid(
     """
     picture = parts.as_image(image)
     height, width = picture.shape[:2]
-    rows, cols, (tall, wide) = _patch_counts(height, width, patch_size)
+    tall, wide = checks.pair(patch_size, "patch_size")
+    checks.divides((height, width), (tall, wide))
+    rows, cols = height // tall, width // wide
     gap = max(1, round(min(tall, wide) / 5))
     canvas = parts.spread(picture.reshape(rows, tall, cols, wide, -1).swapaxes(1, 2), gap, 1.0)
     fig, (whole, apart) = parts.new_grid(2, 2, WIDTH / 2, WIDTH / 2 * height / width, None, title)
@@ -116,7 +111,9 @@ def patch_grid(
         left, top = col * (wide + gap) - 0.5, row * (tall + gap) - 0.5
         apart.add_patch(Rectangle((left, top), wide, tall, fill=False, edgecolor="0.6", linewidth=0.6))
         if numbers:
-            _outlined(apart, left + wide / 2, top + tall / 2, str(row * cols + col + 1), points)
+            number = apart.text(left + wide / 2, top + tall / 2, str(row * cols + col + 1), ha="center", va="center",
+                                color="white", fontsize=points, fontweight="bold")
+            number.set_path_effects([effects.withStroke(linewidth=points / 5, foreground="black")])
     return fig
 
 
@@ -125,7 +122,6 @@ def heatmaps(
     titles: Sequence[str] | None = None,
     columns: int = 6,
     size: float = 1.5,
-    cmap: str = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
     label: str | None = None,
@@ -135,13 +131,6 @@ def heatmaps(
 
     Args:
         maps: ``[N, h, w]``.
-        titles: One short text above each map.
-        columns: Maps in a row.
-        size: Width of one map, in inches; less where a row would be wider than 7 inches.
-        cmap: matplotlib's name of a colour map.
-        vmin: Lower end of the scale; the smallest value of all maps by default.
-        vmax: Upper end of the scale; the largest value of all maps by default.
-        label: What the colours measure, with its unit.
 
     Example:
         >>> len(heatmaps(np.random.rand(3, 8, 8), label="attention").axes)  # three maps and a colour bar
@@ -153,7 +142,7 @@ def heatmaps(
     tall = size * values.shape[1] / values.shape[2]
     fig, axes = parts.new_grid(len(values), columns, size, tall, titles, title, bar=BAR_HEIGHT)
     for ax, value in zip(axes, values, strict=True):
-        ax.imshow(value, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
+        ax.imshow(value, cmap="viridis", vmin=vmin, vmax=vmax, interpolation="nearest")
     parts.bar_below(fig, axes, label)
     return fig
 
@@ -176,15 +165,7 @@ def matrix(
 
     Args:
         values: ``[rows, columns]``.
-        rows: Name of each row.
-        columns: Name of each column.
-        xlabel: What the columns are.
-        ylabel: What the rows are.
         annotate: Write each value into its cell.
-        label: What the colours measure, with its unit.
-        cmap: matplotlib's name of a colour map.
-        vmin: Lower end of the scale; the smallest value by default.
-        vmax: Upper end of the scale; the largest value by default.
         fmt: How a value is written, as in ``format(value, fmt)``.
 
     Example:
@@ -219,10 +200,6 @@ def lines(
     Args:
         series: ``{label: (x, y)}``, or ``{label: (x, y, low, high)}`` for a curve with a band; all 1-D and of one
             length. A value that is not finite leaves a gap.
-        xlabel: What x is, with its unit.
-        ylabel: What y is, with its unit.
-        logx: A logarithmic x axis.
-        logy: A logarithmic y axis.
         legend_columns: Lay the legend below the axes, in so many columns, where it would hide curves.
 
     Example:
@@ -257,7 +234,6 @@ def bars(
 
     Args:
         values: ``{label: value}``.
-        ylabel: What the values measure, with their unit.
         errors: ``{label: half of the error bar}``, or ``{label: (below, above)}``, in the values' unit, for the same
             labels.
 
@@ -284,41 +260,11 @@ def bars(
     return fig
 
 
-def overlay(
-    image: Array, maps: Array, titles: Sequence[str] | None = None, columns: int = 6, title: str | None = None
-) -> Figure:
-    """Lay maps over an image, each as a share of its own largest value.
-
-    Args:
-        image: ``[C, H, W]`` or ``[H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        maps: ``[N, h, w]``, not negative, of any grid; each cell is drawn as a rectangle over its part of the image.
-        titles: One short text above each map.
-        columns: Pictures in a row; the first picture is the image itself.
-
-    Example:
-        >>> len(overlay(np.random.rand(32, 32, 3), np.random.rand(2, 8, 8)).axes)  # image, two maps, colour bar
-        4
-    """
-    picture = parts.as_image(image)
-    values = parts.as_stack(maps, "maps", 3, "[N, h, w]; for one map pass map[None]")
-    parts.check_count("titles", titles, len(values), "map")
-    height, width = picture.shape[:2]
-    captions = ["image", *(titles or [""] * len(values))]
-    fig, axes = parts.new_grid(len(captions), columns, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
-    parts.show(axes[0], picture)
-    for ax, value in zip(axes[1:], parts.peak_shares(values), strict=True):
-        parts.lay_over(ax, picture, value)
-    parts.bar_below(fig, axes, "share of the map's largest value")
-    return fig
-
-
 def dots(series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, title: str | None = None) -> Figure:
     """Draw points, each series in a colour and marker of its own.
 
     Args:
         series: ``{label: (x, y)}``, both 1-D and of one length.
-        xlabel: What x is, with its unit.
-        ylabel: What y is, with its unit.
 
     Example:
         >>> len(dots({"ViT": ([1, 2], [3, 4]), "ResNet": ([1, 2], [4, 5])}, "FLOP", "accuracy (%)").axes[0].lines)
@@ -339,7 +285,6 @@ def confusion(counts: Array, classes: Sequence[str], title: str | None = None) -
 
     Args:
         counts: ``[K, K]`` numbers of images: the true class by row, the predicted class by column.
-        classes: The K class names.
 
     Example:
         >>> fig = confusion([[9, 1], [2, 8]], classes=["cat", "fish"])
@@ -395,15 +340,6 @@ def history(history: Mapping[str, Sequence[float]], title: str | None = None) ->
 # Below: what only these figures need.
 
 
-def _patch_counts(height: int, width: int, patch_size: int | tuple[int, int]) -> tuple[int, int, tuple[int, int]]:
-    tall, wide = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    for side, patch in ((height, tall), (width, wide)):
-        if patch < 1 or side % patch:
-            raise ValueError(f"image is {height}×{width}, patch size is {tall}×{wide}: {side} is not a multiple of "
-                             f"{patch}; crop or pad the image, or pass another patch_size")
-    return height // tall, width // wide, (tall, wide)
-
-
 def _cuts(ax: Axes, rows: int, cols: int, tall: int, wide: int) -> None:
     """Lines between the patches, dark under white, so that they show on any image."""
     for width, colour in ((2.0, "black"), (0.9, "white")):
@@ -411,11 +347,6 @@ def _cuts(ax: Axes, rows: int, cols: int, tall: int, wide: int) -> None:
             ax.axhline(row * tall - 0.5, color=colour, linewidth=width, linestyle="-", marker="")
         for col in range(1, cols):
             ax.axvline(col * wide - 0.5, color=colour, linewidth=width, linestyle="-", marker="")
-
-
-def _outlined(ax: Axes, x: float, y: float, text: str, points: float) -> None:
-    drawn = ax.text(x, y, text, ha="center", va="center", color="white", fontsize=points, fontweight="bold")
-    drawn.set_path_effects([effects.withStroke(linewidth=points / 5, foreground="black")])
 
 
 def _names(ax: Axes, rows: Sequence[str] | None, columns: Sequence[str] | None, shape: tuple[int, ...]) -> None:

@@ -10,8 +10,6 @@ from matplotlib.ticker import MaxNLocator
 import vitlite.plots.parts as parts
 from vitlite.plots.parts import BAR_HEIGHT, COLOURS, MARKERS, SMALL_IMAGE, WIDEST, WIDTH, Array, plain
 
-__all__ = ["distance_scatter", "filter_tiles", "head_maps", "overlays", "similarity_grid"]
-
 MOST_TICKS = 16  # of one axis of a mosaic
 
 
@@ -39,14 +37,13 @@ def filter_tiles(series: Mapping[str, Array], columns: int = 14, title: str | No
     return fig
 
 
-def similarity_grid(similarity: Array, title: str | None = None, label: str = "cosine similarity") -> Figure:
+def similarity_grid(similarity: Array, title: str | None = None) -> Figure:
     """Draw a grid of grids: for each patch, in its place, the map of its similarity with every patch.
 
     The layout is that of Figure 7, centre, of the paper.
 
     Args:
         similarity: ``[rows, cols, rows, cols]``, between -1 and 1, as ``vitlite.analysis.position_similarity`` gives.
-        label: What the colours measure.
 
     Example:
         >>> fig = similarity_grid(np.eye(12).reshape(3, 4, 3, 4))
@@ -54,23 +51,22 @@ def similarity_grid(similarity: Array, title: str | None = None, label: str = "c
         'column of the patch'
     """
     values = parts.as_stack(similarity, "similarity", 4, "[rows, cols, rows, cols]")
-    return _mosaic(values, title, "column of the patch", "row of the patch", label, (-1, 1))
+    return _mosaic(values, title, "column of the patch", "row of the patch", "cosine similarity", (-1, 1))
 
 
-def head_maps(maps: Array, title: str | None = None, label: str = "share of the map's largest weight") -> Figure:
+def head_maps(maps: Array, title: str | None = None) -> Figure:
     """Draw all heads of all layers at a glance: layers below each other, each map on a scale of its own.
 
     Args:
         maps: ``[layers, heads, rows, cols]``, not negative: of one image, one query, as
             ``vitlite.analysis.class_attention(..., per_head=True)[:, image]`` gives.
-        label: What the colours measure.
 
     Example:
         >>> head_maps(np.random.rand(6, 4, 8, 8)).axes[0].get_ylabel()
         'layer'
     """
     values = parts.peak_shares(parts.as_stack(maps, "maps", 4, "[layers, heads, rows, cols]"))
-    return _mosaic(values, title, "head", "layer", label, (0, 1))
+    return _mosaic(values, title, "head", "layer", "share of the map's largest weight", (0, 1))
 
 
 def overlays(images: Array, maps: Mapping[str, Array], masks: Array | None = None, title: str | None = None) -> Figure:
@@ -120,7 +116,6 @@ def distance_scatter(
     Args:
         series: ``{label: [layers, heads]}``; the dots of different labels stand side by side.
         baseline: What uniform attention would give; a dashed line.
-        ylabel: What was measured, with its unit.
 
     Example:
         >>> fig = distance_scatter({"ViT": np.random.rand(6, 4)}, baseline=0.5, ylabel="distance (px)")

@@ -11,12 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = [
-    "BAR_HEIGHT", "COLOURS", "DASHES", "MANY_POINTS", "MARKERS", "SMALL_IMAGE", "WIDEST", "WIDTH", "Array", "as_array",
-    "as_image", "as_images", "as_stack", "bar_below", "check_count", "draw_curve", "lay_over", "new_figure",
-    "new_grid", "peak_shares", "plain", "show", "spread",
-]
-
 Array = Tensor | np.ndarray | Sequence
 
 # Okabe and Ito's colours, blue first. Their yellow is left out: it vanishes on white.

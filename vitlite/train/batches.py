@@ -15,11 +15,6 @@ __all__ = ["Batches", "augmented"]
 class Batches:
     """The batches of a run, by their step: each epoch is a fresh permutation of the images, its rest dropped.
 
-    Args:
-        train: The images, on the device where they are augmented.
-        recipe: Batch size and augmentation. A set smaller than a batch is one batch.
-        seed: Of the run.
-
     Example:
         >>> from vitlite import data
         >>> from vitlite.train import Recipe

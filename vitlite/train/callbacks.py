@@ -19,9 +19,6 @@ Callback = Callable[[Any, str], None]  # the trainer is Any here, since its file
 class Progress:
     """A progress bar with loss, accuracy, speed and the time left.
 
-    Args:
-        shown: Whether to show it; by default only in a terminal.
-
     Example:
         >>> bar = Progress(shown=False)
     """

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from vitlite import sealed
-from vitlite.files import digest, sweep
+from vitlite.files import sweep
 
 __all__ = ["load", "save"]
 
@@ -21,7 +20,6 @@ def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
     """Write tensors and the metadata of the run.
 
     Args:
-        path: The file; the new one replaces the old one in one go.
         metadata: Anything that JSON can hold, with the run's identity under ``"run"``.
         **parts: Named groups of named tensors, such as ``model=model.state_dict()``.
 
@@ -41,13 +39,6 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
 
     What a killed writer left half done is removed.
 
-    Args:
-        path: The file.
-        run: Identity of the run that wants to go on: a dict of plain values and dicts of these.
-
-    Raises:
-        ValueError: If the checkpoint belongs to another run, is none, or is damaged; the message says what to do.
-
     Example:
         >>> load(Path("none.safetensors"), {"seed": 0}) is None
         True
@@ -58,11 +49,9 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
     with sealed.opened(path, "trainer", "a run", ADVICE) as (file, metadata):
         if metadata is None or not isinstance(metadata.get("run", {}), dict):
             raise ValueError(f"{path} is no checkpoint, for it does not say which run it is of; {ADVICE}")
-        tensors, header = sealed.tensors(file, path, sha256 := metadata.pop("sha256"), ADVICE), file.metadata()
-    if sha256 is None and "digest" not in header and not run:  # where there is a run to compare with, there was one
-        warnings.warn(f"{path} was written without a digest: damage to it would not show", stacklevel=3)
-    elif sha256 is None and header.get("digest") != digest(tensors, header["trainer"]):  # as it was written before
-        raise ValueError(f"{path} is damaged (its digest is another); {ADVICE}")
+        if (sha256 := metadata.pop("sha256")) is None:
+            raise ValueError(f"{path} is damaged, or of an older vitlite (it holds no digest of its tensors); {ADVICE}")
+        tensors = sealed.tensors(file, path, sha256, ADVICE)
     _refuse_another(path, metadata.get("run", {}), json.loads(json.dumps(run)))
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -1,27 +1,15 @@
-"""What a device is good for: its precision, whether compiling pays there, and its peak."""
+"""What a device is good for: its precision, and whether compiling pays there."""
 
 from __future__ import annotations
 
 import os
-import re
 import warnings
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["autocast_dtype", "compiling_pays", "default_device", "peak_flops"]
+__all__ = ["autocast_dtype", "compiling_pays", "default_device"]
 
-# Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
-# is given "with sparsity"). The words of a device's name decide; the longer entry comes first.
-PEAKS = {
-    ("H200",): 989e12,
-    ("H100", "PCIe"): 756e12,
-    ("H100",): 989e12,
-    ("A100",): 312e12,
-    ("V100",): 125e12,
-    ("L4",): 121e12,
-    ("T4",): 65e12,
-}
 COMPILE_STEPS = 2_000  # compiling takes about as long as some hundred steps save
 
 
@@ -88,16 +76,3 @@ def compiled(learner: nn.Module, images: Tensor, targets: Tensor, dtype: torch.d
         learner.zero_grad()
         for buffer, before in zip(learner.buffers(), buffers, strict=True):
             buffer.copy_(before)
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """FLOP a second that the device could do at most in 16 bits, by its data sheet; None if it is not listed.
-
-    Example:
-        >>> peak_flops(torch.device("cpu")) is None
-        True
-    """
-    if device.type != "cuda":
-        return None
-    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
-    return next((peak for name, peak in PEAKS.items() if words.issuperset(name)), None)

@@ -50,7 +50,6 @@ def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Ite
 
     Args:
         device: Where this process computes; CUDA devices talk through NCCL, all else through gloo.
-        patience: How long to wait for a process that is silent before the run ends with an error.
 
     Example:
         >>> with joined(torch.device("cpu")) as world:  # outside torchrun
@@ -88,11 +87,7 @@ def exchanging(module: nn.Module, now: bool) -> contextlib.AbstractContextManage
 
 
 def agree(step: int, device: torch.device) -> None:
-    """See that all processes are at the same step.
-
-    Raises:
-        RuntimeError: If they are not; the message says what to look for.
-    """
+    """See that all processes are at the same step."""
     size = world().size
     if size > 1 and sum_over_all(torch.tensor(step, device=device)).item() != step * size:
         raise RuntimeError(f"process {world().rank} of {size} resumes at step {step}, others elsewhere: the checkpoint "

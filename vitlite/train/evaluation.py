@@ -17,7 +17,7 @@ __all__ = ["Evaluation", "evaluate", "outputs", "predictions"]
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy and top-1 accuracy (a fraction) over a split.
+    """Mean cross-entropy, without label smoothing, and top-1 accuracy (a fraction) over a split.
 
     Example:
         >>> Evaluation(loss=0.5, accuracy=0.83).accuracy
@@ -40,16 +40,9 @@ def evaluate(
 
     Args:
         model: Images ``[B, C, H, W]`` to logits; it computes where its parameters are.
-        split: What to evaluate on.
         batch_size: Images at a time; it does not change the result.
         dtype: Reduced precision to compute in; float32 by default.
         objective: What to ask of the model, which then says what is right; classification by default.
-
-    Returns:
-        Mean cross-entropy without label smoothing, and the fraction of images whose largest logit is the label's.
-
-    Raises:
-        ValueError: If the model gives another number of logits than there are classes, or there are no images.
 
     Example:
         >>> from vitlite import ViT, ViTConfig, data

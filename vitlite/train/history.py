@@ -46,11 +46,7 @@ class Log:
         self.steps, self.images = self.steps + 1, self.images + images
 
     def check(self, step: int) -> None:
-        """See that every loss since the last line was finite.
-
-        Raises:
-            FloatingPointError: If not; the message names the steps in question.
-        """
+        """See that every loss since the last line was finite."""
         if self.loss.isfinite():
             return
         steps = f"step {step}" if self.device.type == "cpu" else f"one of the steps {step - self.steps + 1} to {step}"

@@ -9,9 +9,10 @@ __all__ = ["Muon", "hidden_matrices", "orthogonalised"]
 
 # Coefficients of a x + b x³ + c x⁵, which drives every singular value in (0, 1] towards 1 (Jordan, 2024).
 A, B, C = 3.4445, -4.7750, 2.0315
+MOMENTUM = 0.95  # decay of the running sum of gradients that is orthogonalised, with Nesterov's look ahead
 
 
-def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrix, roughly: all singular values come to lie near 1 (between about 0.7 and 1.2).
 
     A step of the Newton-Schulz iteration multiplies matrices and nothing else, so it is fast in bfloat16 on a GPU; a
@@ -19,7 +20,6 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrices: ``[K, m, n]``; convolutions are flattened to matrices before.
-        steps: Of the iteration.
 
     Returns:
         bfloat16 ``[K, m, n]``.
@@ -33,7 +33,7 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     if tall := x.shape[1] > x.shape[2]:
         x = x.mT  # the product below is then the smaller one
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.mT
         gram = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
         x = torch.baddbmm(x, gram, x, beta=A)
@@ -62,9 +62,6 @@ class Muon(torch.optim.Optimizer):
     Args:
         groups: Parameter groups as any optimiser of PyTorch takes them; those with ``"orthogonal": True`` hold weights
             with two or more axes, the first of them the output's.
-        lr: The learning rate of both.
-        betas: AdamW's decay rates.
-        momentum: Decay of the running sum of gradients that is orthogonalised (with Nesterov's look ahead).
 
     Example:
         >>> layer = torch.nn.Linear(4, 2)
@@ -74,12 +71,10 @@ class Muon(torch.optim.Optimizer):
         >>> optimizer.step()
     """
 
-    def __init__(
-        self, groups: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999), momentum: float = 0.95
-    ) -> None:
+    def __init__(self, groups: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         others = [group["params"] for group in groups if not group.get("orthogonal")]
         self.adamw = torch.optim.AdamW(sum(others, []) or [torch.empty(0)], lr, betas, weight_decay=0, fused=True)
-        super().__init__(groups, self.adamw.defaults | {"momentum": momentum, "orthogonal": False})
+        super().__init__(groups, self.adamw.defaults | {"momentum": MOMENTUM, "orthogonal": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

@@ -68,7 +68,6 @@ def distil(
         weight: Share of the teacher's loss; the label's has the rest. By default the paper's, 0.5 for hard and 0.1 for
             soft.
         temperature: What both logits are divided by in soft distillation.
-        label_smoothing: As in ``classify``, for the labels alone.
 
     Example:
         >>> shape = dict(image_size=8, patch_size=4, num_classes=10, embed_dim=16, depth=1, num_heads=2, mlp_dim=32)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from vitlite import checks
 from vitlite.train.muon import Muon, hidden_matrices
 
 __all__ = ["RECIPES", "Recipe", "get", "learning_rate", "optimizer", "parameter_groups"]
@@ -56,9 +57,6 @@ class Recipe:
         validate_every: Steps between two validations; the last step always has one.
         keep_best: Keep the weights of the best validation instead of the last.
 
-    Raises:
-        ValueError: If a field is out of its range; the message says which and what it may be.
-
     Example:
         >>> get("quick").replace(average=0.99).lasting(60).warmup_steps
         6
@@ -88,12 +86,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, least in WHOLE.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
+            checks.at_least(least, **{name: getattr(self, name)})
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}")
+            checks.choice(known, **{name: getattr(self, name)})
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the images, in [0, 1]")
@@ -178,9 +173,6 @@ RECIPES = {
 
 def get(name: str) -> Recipe:
     """The recipe of that name.
-
-    Raises:
-        ValueError: If there is none; the message lists those there are.
 
     Example:
         >>> get("paper-finetune").optimizer

@@ -12,6 +12,10 @@ Another ``image_size`` or ``num_classes`` than the weights were made for can be 
 the library's own convention, the head starts anew at zero, and a warning says so. An encoder without a head gets a
 new one in the same way.
 
+A file that is not there raises a ``FileNotFoundError``; one that is damaged, of another architecture, or does not fit
+raises a ``ValueError`` which lists what is wrong; a source or model of another kind a ``TypeError``; and a package that
+is not installed an ``ImportError``. A file is written whole, or what stood there stays.
+
 ``from_pretrained`` takes the name of published weights; ``published`` lists them.
 """
 

@@ -67,21 +67,12 @@ def from_npz(
 ) -> ViT:
     """A ViT or an R50+ViT with the official weights of the paper, an ``.npz`` of JAX arrays.
 
+    ``image_size`` and ``num_classes`` are as for ``from_timm``.
+
     Args:
         source: The file (read without pickle), or its arrays by name.
-        image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes; an encoder without a head gets a new one, for 1000 unless said.
-        layer_norm_eps: Epsilon of the LayerNorms.
         gelu: ``"tanh"`` as in the official code, or ``"exact"`` as timm runs the same weights; their logits differ by
             about 5e-4.
-
-    Returns:
-        A new model.
-
-    Raises:
-        TypeError: If the source is neither.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
 
     Example:
         >>> model = from_npz("ViT-B_16.npz", num_classes=10)  # doctest: +SKIP

@@ -43,16 +43,8 @@ QUANTISED = re.compile(r"Quantize|Integer|^QLinear")
 def onnx_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors that an ONNX file stores, by the names they have there; floating-point ones in float32.
 
-    Args:
-        path: The file; tensors that it keeps in a file beside it are read too.
-
     Returns:
         Its initializers. Matrices without a name of their own, such as ``onnx::MatMul_1966``, are ``[in, out]``.
-
-    Raises:
-        ImportError: If onnx is not installed.
-        FileNotFoundError: If the file, or one that holds its tensors, is missing.
-        ValueError: If it is damaged, no ONNX file, quantised, or of an opset that is not known.
 
     Example:
         >>> import tempfile
@@ -77,16 +69,6 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
         path: The file; tensors that it keeps in a file beside it are read too. Half precision becomes float32.
         image_size: Another size of images in pixels; a multiple of the patch size. By default the one that the
             position table in the file was made for, which may be larger than what the file takes.
-        num_classes: Another number of classes; a new head has 1000 unless said.
-
-    Returns:
-        A new model, with the final states and logits of the file.
-
-    Raises:
-        ImportError: If onnx is not installed.
-        FileNotFoundError: If the file, or one that holds its tensors, is missing.
-        ValueError: If it is damaged, quantised, of an opset that is not known or of another architecture; the
-            message says what it has.
 
     Example:
         >>> model = from_onnx("encoder.onnx").at_resolution(224, "deit")  # doctest: +SKIP
@@ -160,16 +142,9 @@ def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
 
     Args:
         model: A ViT, with any patch embedding, or a ResNet, whose images may then have any size, too.
-        path: Where to; ``.onnx`` by custom.
-
-    Returns:
-        The path.
 
     Raises:
-        ImportError: If onnx or onnxscript is not installed.
-        TypeError: If the model is of another kind.
-        ArithmeticError: If ONNX Runtime gives other logits than the model.
-        OSError: If the file cannot be written; what stood there stays.
+        ValueError: If the model does what ONNX cannot express.
 
     Example:
         >>> import tempfile
@@ -190,8 +165,13 @@ def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
     with written_whole(path) as beside:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # the one that the exporter can always take apart
             warnings.simplefilter("ignore")  # its remarks on itself
-            torch.onnx.export(model, (images,), beside, input_names=["images"], output_names=["logits"], dynamo=True,
-                              dynamic_shapes=(dynamic,), external_data=False, verbose=False)
+            try:
+                torch.onnx.export(model, (images,), beside, input_names=["images"], output_names=["logits"],
+                                  dynamo=True, dynamic_shapes=(dynamic,), external_data=False, verbose=False)
+            except torch.onnx.errors.OnnxExporterError as error:
+                raise ValueError("the model does something that a fixed list of operations cannot express, such as a "
+                                 "choice that depends on the pixels, or layers of whole numbers: write it without, or "
+                                 "keep it in PyTorch with weights.save") from error
         _compare(model, beside, images[[0, 1, 0]])
     return Path(path)
 

@@ -41,23 +41,12 @@ def save(
     Args:
         model: A ViT, with the patch embedding of the paper or one that ``vitlite.hybrid`` can build again, or a
             ResNet; compiled or not.
-        path: Where to; ``.safetensors`` by custom.
         classes: Name of each class, in the order of the logits.
         mean: Mean of each channel that images are normalised with, on the scale where white is 1.
         std: Standard deviation of each channel, on the same scale; above 0. Both or neither.
         record: Name of the record that says how the weights came about.
         dtype: Store in this precision, for example ``torch.bfloat16``; by default as it is.
         extra: Tensors that are not the model's own, such as the head of its pre-training; ``extra`` reads them.
-
-    Returns:
-        The path.
-
-    Raises:
-        TypeError: If the model is of another kind, ``dtype`` no floating-point type of torch's, or one of the lists
-            no list.
-        ValueError: If the number of classes or channels does not fit the model, its patch embedding is of a kind
-            that ``load`` could not rebuild, or a weight is not finite, be it only in the precision of ``dtype``.
-        OSError: If the file cannot be written; what stood there stays.
 
     Example:
         >>> import tempfile
@@ -110,10 +99,6 @@ def info(path: str | Path) -> dict:
         ``mean``, ``std``, ``record``, ``patch_embed`` (what a hybrid's stem is built from, or None), ``parameters``
         (how many) and ``dtype`` (as stored).
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or no model of vitlite's.
-
     Example:
         >>> import tempfile
         >>> from vitlite.resnet import ResNet, ResNetConfig
@@ -163,13 +148,6 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
 def extra(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors that were saved beside a model, in float32; none if there were none.
 
-    Args:
-        path: A file that ``save`` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or no model of vitlite's.
-
     Example:
         >>> import tempfile
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
@@ -180,12 +158,6 @@ def extra(path: str | Path) -> dict[str, torch.Tensor]:
         tensors = sealed.tensors(file, path, metadata["sha256"], ADVICE)
     return {name.removeprefix(EXTRA): _cast(tensor, torch.float32) for name, tensor in tensors.items()
             if name.startswith(EXTRA)}
-
-
-def is_sealed(path: str | Path) -> bool:
-    """Whether a file of ours holds a digest of its tensors."""
-    with _opened(path) as (_, metadata):
-        return metadata["sha256"] is not None
 
 
 def _numbers(values: Sequence[float] | None) -> list[float] | None:

@@ -7,10 +7,9 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import safetensors
 import torch
@@ -42,9 +41,15 @@ INEXPRESSIBLE = {
 # The tensors that tell a model's shape, by our names, with their axes.
 AXES = {"patch_embed.projection.weight": 4, "blocks.0.norm1.weight": 1, "blocks.0.mlp.contract.weight": 2}
 OPTIONAL = {"position": 3, "registers": 3, "head.out.weight": 2}
-OTHER_PATCHES = (
-    "\nIts patches have another size (or other channels); build the model with the patch_size it was trained with"
-)
+
+
+class Options(TypedDict, total=False):
+    """What the tensors of a state dict do not tell, and the caller may."""
+
+    num_heads: int | None
+    layer_norm_eps: float | None
+    gelu: str | None
+    pool: str | None
 
 
 class Library(NamedTuple):
@@ -67,18 +72,7 @@ def named(outside: Mapping[str, str], block: str, inside: Mapping[str, str]) -> 
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only: bool = False) -> None:
-    """Load a state dict, all of it or nothing.
-
-    Args:
-        model: Any module.
-        state: Its tensors by name.
-        origin: Where they come from, for the message.
-        check_only: Load nothing, only see whether it would do.
-
-    Raises:
-        TypeError: If the state is no mapping of names to tensors.
-        ValueError: If a tensor is missing, left over, of another shape, of whole numbers where the model has
-            floating-point ones, or not finite; the message lists every one.
+    """Load a state dict, all of it or nothing; with ``check_only`` see whether it would fit, and load nothing.
 
     Example:
         >>> fill(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "the file")
@@ -96,8 +90,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only:
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
-        message = f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
-        raise ValueError(message + (OTHER_PATCHES if _other_patches(wanted, state) else ""))
+        patch = "patch_embed.projection.weight"  # [D, C·P·P]
+        other = any(name.endswith(patch) and name in state and state[name].shape[1:] != tensor.shape[1:]
+                    for name, tensor in wanted.items())
+        hint = ("\nIts patches have another size (or other channels); build the model with the patch_size it was "
+                "trained with") if other else ""
+        raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong) + hint)
     if not check_only:
         model.load_state_dict(dict(state))
 
@@ -125,12 +123,6 @@ def bare(model: nn.Module) -> nn.Module:
             break
         model = inner
     return model
-
-
-def _other_patches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
-    """Whether a patch has another number of pixels there: the projection's matrix is ``[D, C·P·P]``."""
-    return any(name.endswith("patch_embed.projection.weight") and name in state
-               and state[name].shape[1:] != tensor.shape[1:] for name, tensor in wanted.items())
 
 
 # ---- what comes in
@@ -226,8 +218,11 @@ def _shards(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def given(**options) -> dict:
-    """The options that the caller has set."""
+def given(options: Options) -> dict:
+    """The options that the caller has set, None being nothing."""
+    known = Options.__annotations__
+    if unknown := options.keys() - known.keys():
+        raise TypeError(f"there is no option {', '.join(unknown)}; expected some of {', '.join(known)}")
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -290,11 +285,15 @@ def assemble(
                  if (why := flaw(tensor, None if name.endswith("num_batches_tracked") else torch.float32))]:
         raise ValueError(f"the state of {library.title} holds what is no weight, so nothing was loaded: {wrong[0]}"
                          + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "") + "; pass the original weights")
-    with _reading(library):
+    try:
         state, more = _ours(library, state)
         config, taken = _config(library, state, known, assumed or {}, image_size)
         stem = _stem(state)
         stem = stem and R50(**stem)
+    except (LookupError, RuntimeError, OverflowError) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"the tensors of {library.title} do not fit one another ({cause}); nothing was loaded: fetch "
+                         "or save them again") from error
     remarks = [*remarks, *more, *taken]
     classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
     both = width == 2 * config.embed_dim
@@ -330,17 +329,6 @@ def assemble(
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
     return model.eval()
-
-
-@contextmanager
-def _reading(library: Library) -> Iterator[None]:
-    """What goes wrong while shapes are put together comes from tensors that are not theirs."""
-    try:
-        yield
-    except (LookupError, RuntimeError, OverflowError) as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"the tensors of {library.title} do not fit one another ({cause}); nothing was loaded: fetch "
-                         "or save them again") from error
 
 
 def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -466,11 +454,7 @@ def _config(
 
 
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
-    """The size that a position table of so many rows was made for: the one asked for, or else square images'.
-
-    Raises:
-        ValueError: If it is neither.
-    """
+    """The size that a position table of so many rows was made for: the one asked for, or else square images'."""
     (tall, wide), wanted = patch_size, asked and pair(asked)
     counts = rows - prefix, rows  # with and without rows for the prefix
     if wanted and (wanted[0] // tall) * (wanted[1] // wide) in counts and not (wanted[0] % tall or wanted[1] % wide):
@@ -517,11 +501,7 @@ def full_table(model: ViT) -> Tensor:
 
 
 def never_expressed(model: ViT) -> dict[str, bool]:
-    """What no other library has, of a model that shall go out.
-
-    Raises:
-        TypeError: If it is no ViT of vitlite's.
-    """
+    """What no other library has, of a model that shall go out."""
     checks.kind(ViT, model=model)
     return {
         "relative positions": model.config.position == "relative",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library, Source
+from vitlite.weights.shared import Library, Options, Source
 
 LIBRARY = Library(
     "a timm VisionTransformer",
@@ -64,14 +65,7 @@ R50 = {
 
 
 def from_timm(
-    source: Source,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
-    gelu: str | None = None,
-    pool: str | None = None,
+    source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
     """A ViT with the weights of timm's ``VisionTransformer`` or ``VisionTransformerDistilled`` (DeiT).
 
@@ -94,14 +88,6 @@ def from_timm(
         pool: ``"token"`` or ``"mean"``. A model tells it; for a state dict the mean is assumed where the norm follows
             pooling (``fc_norm``), else the class token.
 
-    Returns:
-        A new model whose logits equal timm's.
-
-    Raises:
-        TypeError: If the source is none of these.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
-
     Example:
         >>> import timm
         >>> model = from_timm(timm.create_model("deit_tiny_distilled_patch16_224"))
@@ -113,7 +99,7 @@ def from_timm(
     known = {"pool": "mean", "pool_norm": "after"} if norm_after else {}
     if model is not None:
         known |= _known(model)
-    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu, pool=pool)
+    known |= shared.given(options)
     return shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes)
 
 
@@ -133,11 +119,6 @@ def to_timm(model: ViT) -> nn.Module:
 
     A ``VisionTransformerDistilled`` if there is a distillation token, else a ``VisionTransformer``. Any position
     table becomes the learned one. Dropout rates are not taken over.
-
-    Raises:
-        ImportError: If timm is not installed.
-        TypeError: If the model is no ViT of vitlite's.
-        ValueError: If timm's architecture cannot express the model; the message says why.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))

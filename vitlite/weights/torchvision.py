@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Unpack
 
 import torchvision
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library, Source
+from vitlite.weights.shared import Library, Options, Source
 
 LIBRARY = Library(
     "a torchvision VisionTransformer",
@@ -43,28 +44,11 @@ LIBRARY = Library(
 
 
 def from_torchvision(
-    source: Source,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
-    gelu: str | None = None,
+    source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
     """A ViT with the weights of torchvision's ``VisionTransformer`` (``vit_b_16`` and the like).
 
-    Args:
-        source: The model, its state dict, or a file with the state dict (safetensors, or torch's, read with
-            ``weights_only``).
-        image_size, num_classes, num_heads, layer_norm_eps, gelu: As for ``from_timm``.
-
-    Returns:
-        A new model whose logits equal torchvision's.
-
-    Raises:
-        TypeError: If the source is none of these.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
+    The arguments are those of ``from_timm``.
 
     Example:
         >>> import torchvision
@@ -78,7 +62,7 @@ def from_torchvision(
         parts = {type(module): module for module in model.modules()}
         known = {"image_size": model.image_size, "num_heads": parts[nn.MultiheadAttention].num_heads,
                  "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}
-    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
+    known |= shared.given(options)
     return shared.assemble(LIBRARY, state, known, image_size, num_classes)
 
 
@@ -86,10 +70,6 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
     """torchvision's model with the same logits, in evaluation mode; its ``state_dict()`` is what torchvision loads.
 
     Any position table becomes the learned one. Dropout rates are not taken over.
-
-    Raises:
-        TypeError: If the model is no ViT of vitlite's.
-        ValueError: If torchvision's architecture cannot express the model; the message says why.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitlite import checks
 from vitlite.checks import Size
 from vitlite.files import decoding
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library, Source
+from vitlite.weights.shared import Library, Options, Source
 
 BLOCK = {
     "layernorm_before": "norm1",
@@ -69,35 +70,21 @@ GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_new": "tanh", "gelu_pytor
 
 
 def from_transformers(
-    source: Source,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
-    gelu: str | None = None,
+    source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
     """A ViT with the weights of transformers' ViT, DeiT, DINOv2 or DINOv2 with registers.
 
     ``DeiTForImageClassificationWithTeacher`` has both heads; in ``DeiTForImageClassification`` no head reads
     the distillation token, which makes it a register. SwiGLU is taken over. Layer scale goes into the layer in front
-    of it. A model without a head, such as ``Dinov2Model``, gets a new one.
+    of it. A model without a head, such as ``Dinov2Model``, gets a new one. What is not said here is as for
+    ``from_timm``.
 
     Args:
         source: The model, its state dict, a file with the state dict (safetensors, or torch's, read with
             ``weights_only``), with the names of version 5 or the older ones of published files; or the folder that
             ``save_pretrained`` wrote, whose ``config.json`` tells what tensors do not. Of a state dict, a warning
             names what was assumed.
-        image_size, num_classes, num_heads, gelu: As for ``from_timm``.
         layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
-
-    Returns:
-        A new model whose logits equal transformers'.
-
-    Raises:
-        TypeError: If the source is none of these.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the weights are of another architecture, or a tensor does not fit; the message lists them.
 
     Example:
         >>> import transformers
@@ -110,24 +97,14 @@ def from_transformers(
     state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
     scaled = any("layer_scale" in name for name in state)
     known = _folder(source) if model is None else _known(model)
-    known |= shared.given(num_heads=num_heads, layer_norm_eps=layer_norm_eps, gelu=gelu)
-    assumed = {"layer_norm_eps": 1e-6 if scaled else 1e-12}
-    return shared.assemble(library_of(state), own_names(state), known, image_size, num_classes, assumed=assumed)
-
-
-def library_of(names: Iterable[str]) -> Library:
-    """The library's names and convention for a model with these tensors."""
-    names, library = set(names), LIBRARY
-    if "classifier.weight" in names:  # one head alone
+    known |= shared.given(options)
+    assumed, library = {"layer_norm_eps": 1e-6 if scaled else 1e-12}, LIBRARY
+    if "classifier.weight" in state:  # one head alone
         library = library._replace(names={**library.names, "embeddings.distillation_token": "registers"})
-    if "embeddings.register_tokens" in names:  # of these models alone transformers resamples with antialiasing
+    if "embeddings.register_tokens" in state:  # of these models alone transformers resamples with antialiasing
         library = library._replace(convention="timm")
-    return library
-
-
-def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state without the token that only pre-training uses."""
-    return {name: tensor for name, tensor in state.items() if name != "embeddings.mask_token"}
+    state.pop("embeddings.mask_token", None)  # only pre-training uses it
+    return shared.assemble(library, state, known, image_size, num_classes, assumed=assumed)
 
 
 def _known(model: nn.Module) -> dict:

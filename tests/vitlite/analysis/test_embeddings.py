@@ -82,9 +82,8 @@ def test_one_number_that_is_not_finite_is_refused_before_it_spreads(value):
 
     with pytest.raises(ValueError, match="weight holds 12 values that are not finite"):
         analysis.embedding_filters(spoilt(8, 12), 2, count=2)
-    for measure in (analysis.position_similarity, analysis.prefix_similarity):
-        with pytest.raises(ValueError, match="table holds 8 values that are not finite"):
-            measure(spoilt(13, 8), (3, 4))
+    with pytest.raises(ValueError, match="table holds 8 values that are not finite"):
+        analysis.position_similarity(spoilt(13, 8), (3, 4))
     with pytest.raises(ValueError, match="bias holds 3 values that are not finite"):
         analysis.bias_by_offset(spoilt(3, 3))
 
@@ -112,14 +111,8 @@ def test_similarity_equals_a_slow_loop_and_leaves_the_prefix_out():
         assert found[r, c, i, j].item() == pytest.approx(slow_cosine(table[0, 2 + 4 * r + c], table[0, 2 + 4 * i + j]))
     assert torch.equal(analysis.position_similarity(table[0], (3, 4)), found)
     torch.testing.assert_close(analysis.position_similarity(table[:, 2:] * 5, (3, 4)), found)
-    apart = analysis.prefix_similarity(table, (3, 4))
-    assert apart.shape == (2, 3, 4)
-    for token, r, c in np.ndindex(2, 3, 4):
-        assert apart[token, r, c].item() == pytest.approx(slow_cosine(table[0, token], table[0, 2 + 4 * r + c]))
-    assert analysis.prefix_similarity(table[:, 2:], (3, 4)).shape == (0, 3, 4)
     square = table[:, :11]  # a single number stands for a square grid
     assert torch.equal(analysis.position_similarity(square, 3), analysis.position_similarity(square, (3, 3)))
-    assert torch.equal(analysis.prefix_similarity(square, 3), analysis.prefix_similarity(square, (3, 3)))
 
 
 def test_sin_cos_positions_are_alike_by_their_offset_alone():
@@ -156,14 +149,13 @@ def test_an_embedding_that_is_zero_is_like_nothing():
     assert torch.equal(analysis.position_similarity(table, (2, 2))[1, 0], torch.zeros(2, 2))
 
 
-@pytest.mark.parametrize("measure", [analysis.position_similarity, analysis.prefix_similarity])
-def test_what_is_no_table_is_refused(measure):
+def test_what_is_no_table_is_refused():
     for shape in ((11, 8), (2, 13, 8), (13,)):
         with pytest.raises(ValueError, match=r"expected \[prefix \+ 12, D\]"):
-            measure(torch.randn(shape), (3, 4))
+            analysis.position_similarity(torch.randn(shape), (3, 4))
     for nothing in (None, position.RelativeKeys(12, 1, True, 8)):
         with pytest.raises(TypeError, match="relative positions have none: see bias_by_offset"):
-            measure(nothing, (3, 4))
+            analysis.position_similarity(nothing, (3, 4))
 
 
 # ---- offsets

@@ -182,17 +182,6 @@ def test_a_tokens_row_is_laid_out_as_the_image():
     )
 
 
-def test_at_image_resolution_each_patch_keeps_its_place():
-    rollout = torch.zeros(1, 7, 7)
-    rollout[0, 0, 1:] = torch.tensor([0.0, 0, 1, 0, 0, 0])  # the patch at the top right
-    picture = analysis.token_map(rollout, (2, 3), (20, 30))[0]
-    assert picture.shape == (20, 30)
-    assert picture[:5, 25:].min() == picture.max() == 1
-    assert picture[15:].max() == picture[:, :15].max() == 0
-    flat = analysis.token_map(torch.full((1, 7, 7), 1 / 7), (2, 3), 24)
-    torch.testing.assert_close(flat, torch.full((1, 24, 24), 1 / 7))
-
-
 @pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
@@ -202,7 +191,6 @@ def test_at_image_resolution_each_patch_keeps_its_place():
         ((2, 7, 7), {"token": 1}, "token is 1; there are 1 tokens"),
         ((2, 7, 7), {"token": "class"}, "token is 'class'; there are 1 tokens"),
         ((2, 5, 5), {}, "there are 5 tokens, and a grid of 2×3 has 6 patches"),
-        ((2, 7, 7), {"image_size": 0}, "image_size is 0"),
     ],
 )
 def test_what_is_no_rollout_is_refused(shape, arguments, message):

@@ -40,14 +40,3 @@ def test_compiling_is_for_long_runs_on_cuda():
     assert device_module.compiling_pays(cuda, 10_000)
     assert not device_module.compiling_pays(cuda, 100)
     assert not device_module.compiling_pays(cpu, 10_000)
-
-
-@pytest.mark.parametrize(
-    ("name", "teraflops"),
-    [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312),
-     ("Tesla T4", 65), ("NVIDIA L4", 121), ("NVIDIA L40", None)],
-)
-def test_a_peak_is_found_by_the_devices_name(name, teraflops, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    expected = None if teraflops is None else teraflops * 1e12
-    assert device_module.peak_flops(torch.device("cuda")) == expected

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-import vitlite.plots.parts as parts
+from vitlite.plots import parts
 from vitlite.plots.parts import COLOURS, WIDTH, Array
 
 __all__ = ["whole_model"]
