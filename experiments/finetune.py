@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments import real_weights, records
-from experiments.measure import best, tuned
+from experiments.measure import UNTRAINED, best, tuned
 from experiments.real_weights import accuracy, epochs_of, fine_tuned, two_rates, with_a_linear_map
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks, cost, data, plots
@@ -80,8 +80,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     if way == "map":
         return {"parameters": cost.parameters(ready), "trained": cost.parameters(ready.head), "search": {},
                 "train_images": len(sets.train), "cpu_seconds": began, "val_accuracy": accuracy(ready, sets.validation),
-                "test_accuracy": accuracy(ready, sets.test)} | dict.fromkeys(
-                    ("steps", "images_seen", "seconds", "train_flops"), 0)
+                "test_accuracy": accuracy(ready, sets.test)} | UNTRAINED
 
     def trial(rate: float) -> float:
         model = begun(way, sets.train, config)

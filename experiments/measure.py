@@ -20,9 +20,10 @@ from vitlite.train.objectives import Objective
 from vitlite.train.recipes import Recipe
 from vitlite.weights import fill
 
-__all__ = ["best", "bracketed", "images_seen", "loaded", "once", "trained", "tried", "tuned", "unmasked",
+__all__ = ["UNTRAINED", "best", "bracketed", "images_seen", "loaded", "once", "trained", "tried", "tuned", "unmasked",
            "usual_recipe"]
 
+UNTRAINED = dict.fromkeys(("steps", "images_seen", "seconds", "train_flops"), 0)  # where no step is taken
 loaded = cache(data.load)  # the same splits for every run that names the same set
 
 

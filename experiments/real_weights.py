@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from experiments import real, records
-from experiments.measure import loaded
+from experiments.measure import UNTRAINED, loaded
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks, cost, data, plots, weights
 from vitlite.analysis import LinearProbe, linear_probe
@@ -37,7 +37,7 @@ from vitlite.train import outputs
 from vitlite.train.device import autocast_dtype
 
 __all__ = ["DATASET", "SCALES", "accuracy", "drawn", "enlarged_outputs", "epochs_of", "fine_tuned", "in_the_head",
-           "layer_features", "mixed_up", "points", "probed", "published", "run", "show", "summarise",
+           "layer_features", "mixed_up", "points", "probed", "published", "resized", "run", "show", "summarise",
            "two_rates", "with_a_linear_map"]
 
 DATASET = (
@@ -210,7 +210,7 @@ def epochs_of(
     for step, chosen in enumerate(batches, start=1):
         images = normalise(train.images[chosen].to(device), train.mean, train.std)
         flip = torch.rand(len(chosen), 1, 1, 1, generator=generator).to(device) < 0.5
-        images = _resized(torch.where(flip, images.flip(-1), images), _image_shape(model))
+        images = resized(torch.where(flip, images.flip(-1), images), _image_shape(model))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _share(step - 1, len(batches))
         optimizer.zero_grad()
@@ -260,18 +260,26 @@ def _image_shape(model: ViT) -> tuple[int, int]:
     return tuple(checks.pair(model.config.image_size))
 
 
-def _resized(images: Tensor, shape: tuple[int, int]) -> Tensor:
+def resized(images: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(images, shape, mode="bicubic", antialias=True)
 
 
-def enlarged_outputs(model: ViT, split: data.Split, call) -> Tensor:
-    """What a call makes of a split's images, enlarged, in the precision of the training."""
-    shape, dtype = _image_shape(model), autocast_dtype(next(model.parameters()).device)
-    return outputs(model, split, lambda images: call(_resized(images, shape)), batch_size=100, dtype=dtype)
+def enlarged_outputs(model: ViT, split: data.Split, call: Callable, prepare: Callable | None = None) -> Tensor:
+    """What a call makes of a split's images, enlarged, in the precision of the training.
+
+    Args:
+        model: Whose size and device count.
+        split: The images.
+        call: What to make of a batch.
+        prepare: Brings a batch into the model's form, if enlarging it is not enough.
+    """
+    prepare = prepare or partial(resized, shape=_image_shape(model))
+    dtype = autocast_dtype(next(model.parameters()).device)
+    return outputs(model, split, lambda images: call(prepare(images)), batch_size=100, dtype=dtype)
 
 
-def accuracy(model: ViT, split: data.Split) -> float:
-    return (enlarged_outputs(model, split, model).argmax(dim=1) == split.labels).double().mean().item()
+def accuracy(model: ViT, split: data.Split, prepare: Callable | None = None) -> float:
+    return (enlarged_outputs(model, split, model, prepare).argmax(dim=1) == split.labels).double().mean().item()
 
 
 def _states(model: ViT, sets: data.Splits, config: dict, path: Path) -> list[Tensor]:
@@ -298,7 +306,7 @@ def _frozen(states: list[Tensor], sets: data.Splits, model: ViT, config: dict, f
     val, test = accuracies(token)
     measured = {"parameters": cost.parameters(model), "train_images": len(labels), "val_accuracy": val,
                 "test_accuracy": test}
-    measured |= dict.fromkeys(("steps", "images_seen", "seconds", "train_flops"), 0)
+    measured |= UNTRAINED
     if not few:
         return measured
     by_images = {}

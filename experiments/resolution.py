@@ -14,6 +14,7 @@ Cost:        cpu: 8 runs, about 12 minutes of processor time with bfloat16 instr
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,13 +23,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments import real_weights
-from experiments.measure import once
-from experiments.real_weights import fine_tuned, two_rates, with_a_linear_map
+from experiments.measure import UNTRAINED, once
+from experiments.real_weights import accuracy, fine_tuned, resized, two_rates, with_a_linear_map
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks, cost, data, plots
 from vitlite.position import CONVENTIONS
-from vitlite.train import outputs
-from vitlite.train.device import autocast_dtype
 
 __all__ = ["DATASET", "SCALES", "enlarged", "points", "run", "show", "summarise"]
 
@@ -84,9 +83,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
     if [form, table] in config["fine_tuned"]:
         trained = fine_tuned(model, sets, config, two_rates(model, **config["rates"]), config["epochs"], seed)
         return measured | trained | {"fine_tuned": trained["test_accuracy"]}
-    nothing = dict.fromkeys(("steps", "images_seen", "seconds", "train_flops"), 0)
-    return measured | nothing | {"test_accuracy": at_once, "val_accuracy": _accuracy(
-        model, sets.validation, form, config)}
+    return measured | UNTRAINED | {"test_accuracy": at_once,
+                                   "val_accuracy": _accuracy(model, sets.validation, form, config)}
 
 
 def enlarged(model: ViT, form: str, table: str, config: dict) -> ViT:
@@ -115,19 +113,17 @@ def enlarged(model: ViT, form: str, table: str, config: dict) -> ViT:
 
 
 def _accuracy(model: ViT, split: data.Split, form: str, config: dict) -> float:
+    return accuracy(model, split, partial(_formed, form=form, config=config))
+
+
+def _formed(images: Tensor, form: str, config: dict) -> Tensor:
+    """Images enlarged; wide and squashed ones have lost all but the middle of their rows."""
     small, large = config["image_size"], config["larger"]
-
-    def seen(images: Tensor) -> Tensor:
-        size = (large, large) if form in ("larger", "wide", "squashed") else (small, small)
-        images = F.interpolate(images, size, mode="bicubic", antialias=True)
-        if form in ("wide", "squashed"):
-            top = (large - small) // 2
-            images = images[:, :, top:top + small]
-        return F.interpolate(images, (small, small), mode="bicubic", antialias=True) if form == "squashed" else images
-
-    dtype = autocast_dtype(torch.device(config["device"]))
-    logits = outputs(model, split, lambda images: model(seen(images)), batch_size=100, dtype=dtype)
-    return (logits.argmax(dim=1) == split.labels).double().mean().item()
+    side, top = small if form == "square" else large, (large - small) // 2
+    images = resized(images, (side, side))
+    if form in ("wide", "squashed"):
+        images = images[:, :, top:top + small]
+    return resized(images, (small, small)) if form == "squashed" else images
 
 
 def summarise(runs: list[dict]) -> list[dict]:

@@ -165,7 +165,6 @@ def summarise(runs: list[dict]) -> dict:
 # ---- what a chapter shows
 
 STEMS = {"plain": "patches", "conv": "convolutional stem"}
-PEAKS = {"T4": 65e12, "L4": 121e12, "A100": 312e12, "H200": 989e12}  # FLOP a second, dense, in 16 bits
 # From scratch on CIFAR-10, as their pages report it: who, where, test accuracy (%), parameters, budget.
 OTHERS = [
     ("UvA Deep Learning tutorial 15, ViT",
@@ -250,8 +249,8 @@ def _times(record: dict) -> str:
     flops, seconds = run["train_flops"], run["seconds"]
     lines = [f"measured  {hardware['processor']}, {hardware['cores']} core(s): {seconds / 60:6.1f} minutes, "
              f"{flops / seconds / 1e9:.0f} GFLOP a second"]
-    for name, peak in PEAKS.items():  # a small model reaches a fiftieth to a fifth of the peak
-        fast, slow = (flops / (share * peak) / 60 for share in (1 / 5, 1 / 50))
+    for name in ("T4", "L4", "A100", "H200"):  # a small model reaches a fiftieth to a fifth of the peak
+        fast, slow = (flops / (share * DATA_SHEETS[name,]) / 60 for share in (1 / 5, 1 / 50))
         lines.append(f"estimated {name:<5} {fast:5.2f} to {slow:5.2f} minutes")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import cost, records, resolution, runner
+from experiments import cost, position, records, runner
 
 CARD = "Question:    Does it\n             resume?\nExpectation: Yes.\nCommand:     c\nCost:        none\n"
 
@@ -138,12 +138,12 @@ def test_several_runs_at_a_time_make_the_same_record(places, monkeypatch):
 
 
 def test_one_of_several_runs_at_a_time_that_fails_takes_no_other_with_it(places, monkeypatch):
-    tiny = resolution.SCALES["quick"] | {"tables": ["new", "bicubic"], "finetuned": [], "sizes": [16, 24]}
-    monkeypatch.setitem(resolution.SCALES, "quick", tiny)
-    with pytest.raises(ValueError, match="table is 'bicubic'"):
-        runner.run("resolution", "quick", jobs=2, **places)
+    tiny = position.SCALES["quick"] | {"positions": ["none", "learned-1d", "polar"], "steps": 2}
+    monkeypatch.setitem(position.SCALES, "quick", tiny)
+    with pytest.raises(ValueError, match="position is 'polar'"):
+        runner.run("position", "quick", jobs=2, **places)
     (finished,) = places["work"].glob("*/finished.json")
-    assert {run["point"]["table"] for run in json.loads(finished.read_text())} == {"same", "new"}
+    assert {run["point"]["position"] for run in json.loads(finished.read_text())} == {"none", "learned-1d"}
     assert records.names(places["folder"]) == []
 
 

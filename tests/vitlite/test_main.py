@@ -260,7 +260,7 @@ def test_train_says_which_weights_the_file_holds(tmp_path, images, capsys):
 
 def test_no_steps_are_not_the_recipes_steps(tmp_path, images, capsys):
     assert main(["train", str(tmp_path / "m.safetensors"), "--data", str(images), "--steps", "0", *TINY]) == 1
-    assert "steps is 0; expected a whole number of at least 1" in capsys.readouterr().err
+    assert "steps is 0; it must be at least 1" in capsys.readouterr().err
 
 
 def test_a_target_that_is_a_folder_is_refused_before_the_data_are_read(tmp_path, capsys):

@@ -66,6 +66,7 @@ MODELS = {
     "timm, DeiT III": partial(timm_vit, init_values=0.1, no_embed_class=True, img_size=(24, 16)),
     "timm, DINOv2": partial(timm_vit, states=True, init_values=0.1, num_classes=0),
     "timm, DINOv2 with registers": partial(timm_vit, init_values=0.1, reg_tokens=3, no_embed_class=True),
+    "timm, QK-norm": partial(timm_vit, qk_norm=True),
     "timm, no positions, 1 class": partial(timm_vit, pos_embed="none", num_classes=1, act_layer="gelu_tanh"),
     "ViT": partial(hf_vit, "ViTForImageClassification"),
     "ViT, states": partial(hf_vit, "ViTModel", image_size=(16, 24), num_attention_heads=4),
@@ -340,14 +341,13 @@ def test_other_networks_are_refused_with_what_they_have(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"qk_norm": True}, "blocks.0.attn.q_norm.weight: normalised queries and keys; ours are compared as they are"),
         ({"pre_norm": True}, "norm_pre.weight: a norm before the first block|LayerNormalization between patches"),
         ({"global_pool": "map"}, "attn_pool.*: attention pooling, a layer of its own"),
         ({"global_pool": "max"}, "pools by the maximum"),
         ({"global_pool": "avg", "pool_include_prefix": True}, "averages the prefix tokens, too"),
         ({"act_layer": "quick_gelu"}, "Sigmoid for its activation"),
         ({"block_fn": timm.models.vision_transformer.ResPostBlock}, "MatMul between patches and first block"),
-        ({"mlp_layer": timm.layers.SwiGLU}, "fc1_g.*: a gated MLP"),
+        ({"mlp_layer": timm.layers.SwiGLU}, "a gated MLP, which is read from a model or its state dict"),
     ],
 )
 def test_what_we_cannot_express_is_refused_by_name(tmp_path, changes, message):

@@ -99,6 +99,8 @@ def _parts(model, path: str | Path) -> tuple[shared.Library, dict[str, Tensor], 
     names = {name.rpartition(".")[0]: _joined(prefix, their.rpartition(".")[0])
              for name, their in zip(ours, state, strict=True)}
     queries = names.get("blocks.0.attention.qkv") or names.get("blocks.0.attention.query")
+    if "blocks.0.mlp.gate" in names:
+        raise ValueError(f"{library.title} with a gated MLP, which is read from a model or its state dict, not here")
     if not queries or "blocks.0.mlp.expand" not in names:
         raise ValueError(f"{library.title} without attention or MLP in its first block; first layers: {_some(layers)}")
     for norm, linear in (("norm1", queries), ("norm2", names["blocks.0.mlp.expand"])):
