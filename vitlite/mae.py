@@ -47,7 +47,7 @@ class MaskedAutoencoder(nn.Module):
         if not isinstance(vit.patch_embed, PatchEmbed):
             raise ValueError(f"patch_embed is a {type(vit.patch_embed).__name__}, through which hidden pixels may leak "
                              "into patches that are seen; expected a ViT with the linear patch embedding")
-        if config.position in ("relative", "rotary"):
+        if config.position in ("relative", "rotary", "rotary-image"):
             raise ValueError(f"position is {config.position!r}, which needs every patch in its place; expected a kind "
                              "that is added to the tokens, such as 'learned-1d'")
         self.vit, self.patch_size = vit, checks.pair(config.patch_size)

@@ -350,14 +350,17 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
             remarks = [f"{library.title} whose keys have no bias: zeros stand in for it"]
         if all(part in state for part in parts):
             state[name.replace("query", "qkv")] = torch.cat([state.pop(part) for part in parts])
-    for name in [name for name in state if name.startswith("blocks.") and ".mlp.gate." in name]:
-        if (up := name.replace("gate", "up")) in state:
-            state[name.replace("gate", "expand")] = torch.cat([state.pop(name), state.pop(up)])
+    for name in [name for name in state if name.startswith("blocks.") and ".mlp.up." in name]:
+        gate = state.pop(name.replace("up", "gate"), None)
+        up = state.pop(name)
+        state[name.replace("up", "expand")] = up if gate is None else torch.cat([gate, up])
     _fold_layer_scale(state)
-    if "late_registers" in state and "position" in state and "class_token" in state:
-        table = state["position"]  # its first row is the class token's, registers come after positions are added
-        state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
-        state["registers"] = state.pop("late_registers")
+    if "late_registers" in state and "class_token" in state:
+        if (table := state.get("position")) is not None:
+            # its first row is the class token's, registers come after positions are added
+            state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
+        registers = state.pop("late_registers")
+        state |= {"registers": registers} if registers.numel() else {}
     if any(name.endswith(("qkv.bias", "query.bias")) for name in state):
         return state, remarks
     zeros = state["blocks.0.norm1.weight"].new_zeros(3 * len(state["blocks.0.norm1.weight"]))
@@ -500,8 +503,10 @@ def rotary_order(head_width: int, halves: bool, columns_first: bool = False) -> 
     return (channels.flip(0) if columns_first else channels).flatten()
 
 
-def reordered(model: ViT, order: Tensor) -> ViT:
-    """The model with the channels of each head's queries and keys in another order, which alone changes no score."""
+def reordered(model: ViT, halves: bool, columns_first: bool = False, back: bool = False) -> ViT:
+    """The model with each head's queries and keys in our order of rotary channels, or back in theirs."""
+    order = rotary_order(model.config.embed_dim // model.config.num_heads, halves, columns_first)
+    order = order.argsort() if back else order
     for attention in (block.attention for block in model.blocks):
         for part in (attention.qkv.weight.data, attention.qkv.bias.data):
             part = part.unflatten(0, (3, attention.num_heads, -1))[:2]  # a view: [query and key, h, D/h, ...]

@@ -96,8 +96,8 @@ def from_timm(
         gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
         pool: ``"token"`` or ``"mean"``. A model tells it; for a state dict the mean is assumed where the norm follows
             pooling (``fc_norm``), else the class token.
-        position: ``"none"`` or ``"rotary"``. A model tells it; a state dict without a table of positions is refused
-            without this.
+        position: ``"none"``, ``"rotary"`` or ``"rotary-image"``. A model tells it; a state dict without a table of
+            positions is refused without this.
 
     Example:
         >>> import timm
@@ -108,16 +108,18 @@ def from_timm(
     state, model = shared.read(source)
     norm_after = any(name.startswith("fc_norm.") for name in state)
     known = {"pool": "mean", "pool_norm": "after"} if norm_after else {}
-    order, remarks = None, []
+    halves, columns_first, remarks = False, False, []
     if model is not None:
-        told, order = _known(model)
+        told, halves, columns_first = _known(model)
         known |= told
     known |= shared.given(options)
-    if model is None and known.get("position") == "rotary":
-        remarks.append("a state dict does not tell how rotary positions turn: taken are those of to_timm, temperature "
-                       "100, the row first, pairs side by side; if the model's differ, pass the live model")
+    if model is None and str(kind := known.get("position")).startswith("rotary"):
+        halves = kind == "rotary-image"
+        remarks.append(f"a state dict does not tell how {kind!r} positions turn: assumed is what to_timm writes, "
+                       f"temperature 100, row before column, {'halves' if halves else 'neighbours'} paired; if the "
+                       "model differs, pass it live")
     ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
-    return ours if order is None else shared.reordered(ours, order)
+    return shared.reordered(ours, halves, columns_first) if ours.config.position.startswith("rotary") else ours
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -143,7 +145,7 @@ def to_timm(model: ViT) -> nn.Module:
         torch.Size([1, 5])
     """
     never, config = shared.never_expressed(model), model.config
-    rotary = config.position == "rotary"
+    rotary = config.position.startswith("rotary")
     shared.refuse(f"timm's {'Eva' if rotary else 'VisionTransformer'} has no", {
         "head with a hidden layer": config.head == "mlp",
         "distillation token beside rotary positions": config.distillation and rotary,
@@ -173,7 +175,8 @@ def to_timm(model: ViT) -> nn.Module:
         theirs = Eva(
             **both, mlp_ratio=hidden / config.embed_dim, swiglu_mlp=gated, attn_type="rope", use_fc_norm=after,
             num_reg_tokens=config.registers, use_abs_pos_emb=False, use_rot_pos_emb=True,
-            rope_temperature=position.ROTARY_BASE,
+            rope_temperature=position.ROTARY_BASE, rope_type="cat" if config.position == "rotary" else "dinov3",
+            rope_rotate_half=config.position == "rotary-image",
         )
     else:
         theirs = (VisionTransformerDistilled if config.distillation else VisionTransformer)(
@@ -185,12 +188,14 @@ def to_timm(model: ViT) -> nn.Module:
         )
     # Of the two names for the last norm, the first is written: its own name comes first here.
     names = {"fc_norm" if after else "norm": "norm"} | {**LIBRARY.names}
+    if config.position == "rotary-image":
+        model = shared.reordered(copy.deepcopy(model), halves=True, back=True)
     theirs.load_state_dict(shared.exported(model, LIBRARY._replace(names=names), table))
     return theirs.to(model.norm.weight).eval()
 
 
-def _known(model: nn.Module) -> tuple[dict, Tensor | None]:
-    """What a live model says that its tensors do not, and the order of rotary channels."""
+def _known(model: nn.Module) -> tuple[dict, bool, bool]:
+    """What a live model says that its tensors do not, and how its rotary channels are ordered."""
     shared.refuse_names(LIBRARY, [name for name in shared.names_of(model) if "backbone" not in name and name != "rope"])
     _expect(model, "an encoder that norms before each branch", "VisionTransformer", "VisionTransformerDistilled", "Eva")
     _expect(model.patch_embed, "a projection of patches, of the image or of a feature map", "PatchEmbed", "HybridEmbed")
@@ -199,7 +204,7 @@ def _known(model: nn.Module) -> tuple[dict, Tensor | None]:
         _expect(block.attn, "plain attention", "Attention", "AttentionRope", "EvaAttention")
         _expect(block.mlp, "two linear layers with a GELU between them, or a SwiGLU", "Mlp", "SwiGLU", "GluMlp")
     gated, act = type(block.mlp).__name__ != "Mlp", block.mlp.act
-    distilled, rope, order = hasattr(model, "head_dist"), getattr(model, "rope", None), None
+    distilled, rope = hasattr(model, "head_dist"), getattr(model, "rope", None)
     shared.refuse("ViTConfig cannot express", {
         f"global_pool={model.global_pool!r}": model.global_pool not in ("token", "avg"),
         "pooling of the prefix tokens": getattr(model, "pool_include_prefix", False) and model.global_pool == "avg",
@@ -209,29 +214,31 @@ def _known(model: nn.Module) -> tuple[dict, Tensor | None]:
                                                        or not isinstance(act, nn.SiLU)),
         "register tokens that timm's distilled model leaves out": distilled and model.reg_token is not None,
     })
+    kind, order = "none" if model.pos_embed is None else "learned-1d", (False, False)
     if rope is not None:
-        order = _order(rope, model.patch_embed.grid_size, block.attn.head_dim)
+        kind, *order = _turning(rope, model.patch_embed.grid_size, block.attn.head_dim)
     return {
         "image_size": model.patch_embed.img_size,
         "num_heads": block.attn.num_heads,
         "pool": "token" if model.global_pool == "token" else "mean",
-        "position": "rotary" if rope is not None else "none" if model.pos_embed is None else "learned-1d",
+        "position": kind,
         "layer_norm_eps": shared.epsilon(model),
         "gelu": "exact" if gated else shared.gelu_of(act),
-    }, order
+    }, *order
 
 
-def _order(rope: nn.Module, grid: Grid, head_width: int) -> Tensor:
-    """The order of a head's rotary channels, found by what they are turned by."""
+def _turning(rope: nn.Module, grid: Grid, head_width: int) -> tuple[str, bool, bool]:
+    """Which kind of ours timm's rotary positions are, by what they do, and how they order the channels of a head."""
     sines, cosines = copy.deepcopy(rope).eval().get_embed(list(grid)).cpu().chunk(2, dim=-1)  # each [N, D/h]
-    angles = position.rotary_angles(grid, head_width).repeat_interleave(2, dim=1)
     close = partial(torch.allclose, rtol=0, atol=max(1e-4, torch.finfo(sines.dtype).eps))
-    for halves, columns_first in itertools.product((False, True), repeat=2):
-        order = shared.rotary_order(head_width, halves, columns_first)
-        if close(sines[:, order].double(), angles.sin()) and close(cosines[:, order].double(), angles.cos()):
-            return order
-    raise ValueError(f"ViTConfig cannot express the angles of this {type(rope).__name__}; it turns by the number of row "
-                     f"and column, at temperature {position.ROTARY_BASE} (here {getattr(rope, 'temperature', 'none')})")
+    for kind, *order in itertools.product(("rotary", "rotary-image"), (False, True), (False, True)):
+        channels = shared.rotary_order(head_width, *order)
+        angles = position.rotary_angles(grid, head_width, kind).repeat_interleave(2, dim=1)
+        if close(sines[:, channels].double(), angles.sin()) and close(cosines[:, channels].double(), angles.cos()):
+            return kind, *order
+    raise ValueError(f"ViTConfig cannot express the angles of this {type(rope).__name__}; it knows DINOv3's, and rows "
+                     "and columns counted from 0, both at temperature 100 "
+                     f"(here {getattr(rope, 'temperature', 'none')})")
 
 
 def _expect(module: nn.Module, what: str, *names: str) -> None:
