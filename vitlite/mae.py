@@ -26,9 +26,6 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: Width of the decoder; it has as many heads as the encoder.
         decoder_depth: Its blocks.
 
-    Raises:
-        ValueError: If the ratio hides no patch or all, or patches cannot be taken one by one.
-
     Example:
         >>> vit = ViT(ViTConfig(image_size=32, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_dim=32))
         >>> painted, hidden = MaskedAutoencoder(vit, decoder_dim=8).paint(torch.randn(2, 3, 32, 32))

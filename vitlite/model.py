@@ -132,7 +132,7 @@ class Mlp(nn.Module):
         checks.choice(("gelu", "swiglu"), kind=kind)
         self.gated = kind == "swiglu"
         self.expand = nn.Linear(embed_dim, 2 * mlp_dim if self.gated else mlp_dim)
-        self.gelu = nn.GELU(approximate="none" if gelu == "exact" else "tanh")
+        self.gelu = None if self.gated else nn.GELU(approximate="none" if gelu == "exact" else "tanh")
         self.contract = nn.Linear(mlp_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -161,9 +161,6 @@ class DropPath(nn.Module):
             return branch
         keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
         return branch * keep.to(branch.dtype) / (1 - self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
 
 
 class Block(nn.Module):
@@ -214,7 +211,6 @@ class ViT(nn.Module):
     """The Vision Transformer.
 
     Args:
-        config: Its shape.
         patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default the linear map
             of the paper.
 

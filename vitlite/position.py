@@ -59,10 +59,7 @@ def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parame
     """What a model of width D keeps for its positions.
 
     Args:
-        kind: One of ``KINDS``.
-        grid: Rows and columns of patches.
         prefix_tokens: How many prefix tokens have a position (sin-cos positions have none for them).
-        embed_dim: D.
 
     Returns:
         The table itself for ``"learned-1d"``; a module that gives the table when called for ``"learned-2d"`` and
@@ -398,8 +395,7 @@ def interpolate(
 
     Args:
         table: ``[1, prefix_tokens + rows * columns, D]``.
-        old_grid: Rows and columns of patches that ``table`` was learned for.
-        new_grid: Rows and columns wanted.
+        old_grid, new_grid: Rows and columns of patches that ``table`` was learned for, and those wanted.
         prefix_tokens: How many leading positions belong to no patch (class token and the like).
         convention: Whose way of resampling: one of ``CONVENTIONS``.
 

@@ -469,9 +469,9 @@ def _config(
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
     """The size that a position table of so many rows was made for: the one asked for, or else square images'."""
     (tall, wide), wanted = patch_size, asked and pair(asked)
-    if rows is None and wanted is None:
-        raise ValueError(f"{library.title} without a table of positions, which alone tells the size; pass image_size=")
     if rows is None:
+        if wanted is None:
+            raise ValueError(f"{library.title} has no table of positions, which alone tells the size; pass image_size=")
         return wanted
     counts = rows - prefix, rows  # with and without rows for the prefix
     if wanted and (wanted[0] // tall) * (wanted[1] // wide) in counts and not (wanted[0] % tall or wanted[1] % wide):

@@ -84,10 +84,8 @@ def from_transformers(
     ``from_timm``.
 
     Args:
-        source: The model, its state dict, a file with the state dict (safetensors, or torch's, read with
-            ``weights_only``), with the names of version 5 or the older ones of published files; or the folder that
-            ``save_pretrained`` wrote, whose ``config.json`` tells what tensors do not. Of a state dict, a warning
-            names what was assumed.
+        source: As for ``from_timm``, with the names of version 5 or the older ones of published files; in the folder
+            of ``save_pretrained``, ``config.json`` tells what tensors do not.
         layer_norm_eps: As for ``from_timm``, or else 1e-12 (with layer scale 1e-6, as in DINOv2).
 
     Example:
