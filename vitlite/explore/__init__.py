@@ -219,8 +219,9 @@ def resolution_explorer(
         **_bytes(padded, *scale),
     }
     first, last = tables[0].shape, tables[-1].shape
-    description = (f"{label[:1].upper() + label[1:]}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × "
-                   f"{first[1]} positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. {POINT}")
+    description = (f"{label[:1].upper()}{label[1:]}, for each position of {len(names)} tables, from {names[0]} "
+                   f"({first[0]} × {first[1]} positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the "
+                   f"table. {POINT}")
     return _explorer(title, description, figure, "pass fewer tables")
 
 
