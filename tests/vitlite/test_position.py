@@ -306,7 +306,7 @@ def test_rotary_of_the_image_is_timms_of_dinov3(grid):
     ours = position.Rotary(grid, 1, 16, "rotary-image")
     assert torch.equal(ours(x)[:, :, 0], x[:, :, 0]), "the class token is not turned"
     turned = timm.layers.apply_rot_embed_cat(x[:, :, 1:], theirs.get_embed())
-    torch.testing.assert_close(ours(x)[:, :, 1:], turned, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours(x)[:, :, 1:], turned, rtol=0, atol=5e-6)
 
 
 def test_rotary_of_the_image_turns_the_same_spot_alike_at_any_resolution():
