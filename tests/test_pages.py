@@ -141,6 +141,8 @@ def test_the_joined_page_for_paper_leads_to_places_within_itself() -> None:
     links = [link["href"] for link in joined.select("a[href^='#']")]
     assert len(links) > 100
     assert {link for link in links if unquote(link[1:]) not in names} == set()
+    elsewhere = {link["href"] for link in joined.select("a[href]")} - set(links)
+    assert {link for link in elsewhere if urlsplit(link).scheme != "https"} == set()  # a book on paper has no folder
     assert len(joined.select("article.bd-article")) == sum(len(pages) for _, pages in pdf.contents())
     for picture in joined.select("img[src]"):
         if not urlsplit(picture["src"]).scheme:

@@ -49,6 +49,8 @@ def article(page: str, pages: set[str]) -> Tag:
             part["id"] = place(page, part["id"])
     for link in body.select("a[href]"):
         link["href"] = address(link["href"], page, pages)
+        if link["href"].startswith("html/"):
+            link.unwrap()  # a file beside the pages is not in the book: its name alone is printed
     for name in ("src", "data"):
         for part in body.select(f"[{name}]"):
             part[name] = address(part[name], page, pages)
