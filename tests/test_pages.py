@@ -149,6 +149,17 @@ def test_the_joined_page_for_paper_leads_to_places_within_itself() -> None:
             assert (SITE.parent / unquote(urlsplit(picture["src"]).path)).is_file(), picture["src"]
 
 
+def test_the_printed_contents_name_the_page_on_which_a_chapter_begins(tmp_path: Path) -> None:
+    file = tmp_path / "book.pdf"
+    file.write_bytes(b"7 0 obj\n<</Type /Page\n>>\n9 0 obj\n<</Type /Page\n>>\n10 0 obj\n<</Type /Pages\n>>\n"
+                     b"11 0 obj\n<</book.preface [7 0 R /XYZ 0 842 0]\n/notebooks.01..cut [9 0 R /XYZ 0 5 0]>>")
+    numbers = pdf.beginnings(file)
+    assert numbers == {"notebooks.01..cut": 2, "book.preface": 1}
+    pages = [page for _, names in pdf.contents() for page in names]
+    joined = BeautifulSoup(pdf.joined({pdf.place(page): 10 + at for at, page in enumerate(pages)}), "html.parser")
+    assert [part.get_text() for part in joined.select(".contents p span")] == [str(10 + at) for at in range(len(pages))]
+
+
 # ---------------------------------------------------------------- in a browser
 
 
