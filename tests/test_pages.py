@@ -67,6 +67,10 @@ CONTRAST = """() => {
 }"""
 
 
+# What has the focus: its text and tag, its distance from the left, and whether a ring is drawn around it.
+FOCUS = """() => { const at = document.activeElement, style = getComputedStyle(at);
+    return [at.tagName + " " + (at.ariaLabel || at.innerText), at.getBoundingClientRect().left,
+            style.outlineStyle !== "none" && style.outlineWidth !== "0px" || style.boxShadow !== "none"] }"""
 # What axe calls critical or serious: the rule, how often, and the first of the elements.
 AXE = """options => axe.run(document, { resultTypes: ["violations"], ...options }).then(({ violations }) => violations
     .filter(x => ["critical", "serious"].includes(x.impact))
@@ -241,6 +245,18 @@ def test_a_phone_scrolls_down_only(tab: Page, page: str) -> None:
     open_page(tab, f"{SITE.as_uri()}/{page}")
     assert tab.evaluate(STICKING_OUT) == [], "this sticks out of the page to the right"
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_the_tab_key_stays_on_a_phones_page_and_one_sees_where_it_is(tab: Page) -> None:
+    tab.set_viewport_size(PHONE)
+    open_page(tab, f"{SITE.as_uri()}/notebooks/02_attention.html")
+    stops = []
+    for _ in range(40):
+        tab.keyboard.press("Tab")
+        stops.append(tab.evaluate(FOCUS))
+    assert len({name for name, _, _ in stops}) > 20
+    assert [name for name, left, _ in stops if not 0 <= left < PHONE["width"]] == []
+    assert [name for name, _, ring in stops if not ring] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
