@@ -391,7 +391,8 @@ def test_rotary_is_compiled_and_exported():
     model = build(position="rotary").eval()
     wanted = model(images())
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(images()), wanted)
-    torch.testing.assert_close(torch.export.export(model, (images(),)).module()(images()), wanted)
+    program = torch.export.export(model, (images(),), strict=False)  # PyTorch 2.6 is strict if not told
+    torch.testing.assert_close(program.module()(images()), wanted)
 
 
 @pytest.mark.parametrize("kind", position.KINDS)
