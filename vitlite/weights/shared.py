@@ -166,10 +166,8 @@ def _check_state(state: object) -> None:
     checks.kind(Mapping, state=state)
     for name, value in state.items():
         if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise TypeError(
-                f"expected a state dict, a tensor for every name, but {name!r} is a {type(value).__name__}; pass "
-                "model.state_dict()"
-            )
+            raise TypeError(f"expected a state dict, a tensor for every name, but {name!r} is a "
+                            f"{type(value).__name__}; pass model.state_dict()")
 
 
 READERS = {".npz": "from_npz", ".onnx": "from_onnx"}
@@ -188,11 +186,15 @@ def _file(path: Path) -> object:
         raise ValueError(f"{path} is an {path.suffix} file; read it with {READERS[path.suffix]}")
     if path.name.endswith(".index.json"):
         return _shards(path)
-    with decoding(path, "damaged, or holds more than tensors",
-                         "fetch it again, or save model.state_dict() alone"):
+    with decoding(path, "damaged, or holds more than tensors", "fetch it again, or save model.state_dict() alone"):
         if head[8:9] != b"{":
-            with open(path, "rb") as file:  # by its name, torch would go by the suffix
-                return torch.load(file, map_location="cpu", weights_only=True)
+            if not head.startswith((b"PK", b"\x80")):
+                raise ValueError(f"it is of neither safetensors nor torch.save, for it begins with {head!r}")
+            try:
+                with open(path, "rb") as file:  # by its name, torch would go by the suffix
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # of which some advise to run whatever the file holds
+                raise ValueError("only running it would tell") if "weights_only" in str(error) else error from None
         with safetensors.safe_open(path, "pt") as file:
             ours = "vitlite" in (file.metadata() or {})
             state = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
@@ -207,8 +209,8 @@ def _shards(path: Path) -> dict[str, Tensor]:
     with decoding(path, "damaged as an index of shards", advice):
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
-        if any(Path(name).name != name for name in files):
-            raise ValueError("its files lie outside of the folder")
+        if not files or any(Path(name).name != name for name in files):
+            raise ValueError("it lists no files, or some outside of the folder")
     state = {}
     for name in files:
         state |= _file(path.parent / name)
@@ -234,9 +236,8 @@ def epsilon(model: nn.Module) -> float:
 def one_epsilon(values: set[float]) -> float:
     """The only one of them."""
     if len(values) != 1:
-        raise ValueError(
-            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(values) or 'no LayerNorm'}"
-        )
+        raise ValueError("ViTConfig has one epsilon for every LayerNorm; this model has "
+                         f"{sorted(values) or 'no LayerNorm'}")
     return values.pop()
 
 
