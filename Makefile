@@ -70,7 +70,7 @@ test-pages: $(SITE) ## check the built pages, in a browser where there is one
 test-newest: ## test the library with the newest versions of all that it needs, in an environment of its own
 	@"$(PYTHON)" book/tools/compat.py newest
 
-compat: ## test the library with the oldest torch that it names and with Colab's, on the Pythons that are here
+compat: ## test the library with the oldest torch that it names (Python 3.11) and with Colab's (Python 3.13)
 	@"$(PYTHON)" book/tools/compat.py oldest colab
 
 lint: $(INSTALLED) ## check the code's style

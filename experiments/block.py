@@ -131,7 +131,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``block``.
-        what: ``"opening"``: question, expectation and scale. ``"gains"``: a row for each block.
+        what: ``"opening"``: question and scale. ``"gains"``: a row for each block.
 
     Raises:
         ValueError: If it is none of these.

@@ -147,7 +147,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``recipe_ablation``.
-        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each recipe.
+        what: ``"opening"``: question and scale. ``"table"``: a row for each recipe.
 
     Raises:
         ValueError: If it is none of these.

@@ -213,7 +213,7 @@ def show(record: dict, what: str) -> Figure | str:
 
     Args:
         record: The record ``scaling``.
-        what: ``"opening"``: question, expectation and scale, as Markdown. ``"accuracy"`` and ``"one_knob"``: figures
+        what: ``"opening"``: question and scale, as Markdown. ``"accuracy"`` and ``"one_knob"``: figures
             over the FLOPs of training, of the families and of the base scaled one way alone. ``"sizes"`` and
             ``"shapes"``: the same in tables, as Markdown. ``"frontier"``: lines of text.
 

@@ -140,7 +140,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``tokens``.
-        what: ``"opening"``: question, expectation and scale, ``"poolings"`` and ``"patch_sizes"``: tables, all as
+        what: ``"opening"``: question and scale, ``"poolings"`` and ``"patch_sizes"``: tables, all as
             Markdown. ``"rates"`` and ``"finer_patches"``: lines of text on what the choice of the rate, and of the
             patch, is worth.
 

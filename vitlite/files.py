@@ -90,9 +90,6 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     Args:
         wait: Wait for the end of another run that holds it.
 
-    Raises:
-        RuntimeError: If another run holds it, in this process or another one.
-
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run"

@@ -107,8 +107,6 @@ def from_pretrained(name: str, *, image_size: Size | None = None, num_classes: i
 
     Args:
         name: One of ``published()``, or ``timm/`` and another name of timm's.
-        image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes.
 
     Raises:
         ValueError: If no weights have this name, or a file is not the published one.

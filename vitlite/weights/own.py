@@ -113,16 +113,7 @@ def info(path: str | Path) -> dict:
 def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
     """Rebuild a model, of the kind it was, from a file that ``save`` wrote: in float32, in evaluation mode.
 
-    Args:
-        path: The file.
-        device: Where the model shall be.
-
     A file of a vitlite that wrote no digest yet loads with a warning.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no model of vitlite's, its tensors do not fit its configuration, or are no finite
-            floating-point numbers.
 
     Example:
         >>> import tempfile

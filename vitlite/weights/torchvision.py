@@ -86,6 +86,7 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
         "approximate GELU": config.gelu == "tanh",
         "normalised queries and keys": config.qk_norm,
         "gated MLP": config.mlp == "swiglu",
+        "rotary positions": config.position.startswith("rotary"),
     } | never)
     theirs = torchvision.models.VisionTransformer(
         height, patch_size[0], config.depth, config.num_heads, config.embed_dim, config.mlp_dim,
