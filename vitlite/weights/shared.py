@@ -265,9 +265,8 @@ def refuse_names(library: Library, names: Iterable[str]) -> None:
         if named := [name for name in names if re.search(pattern, name)]:
             refused.append(f"{named[0]}: {what}" + (f" ({len(named) - 1} more)" if len(named) > 1 else ""))
     if refused:
-        raise ValueError(
-            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
-        )
+        raise ValueError(f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  "
+                         + "\n  ".join(refused))
 
 
 def names_of(model: nn.Module) -> list[str]:
@@ -339,10 +338,8 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     refuse_names(library, state)
     for name, axes in (AXES | {name: axes for name, axes in OPTIONAL.items() if name in state}).items():
         if name not in state or state[name].ndim != axes:
-            raise ValueError(
-                f"these are not the weights of {library.title} with a plain patch projection: nothing in them is "
-                f"{name} with {axes} axes (first names: {first})" + _inside(library, state)
-            )
+            raise ValueError(f"these are not the weights of {library.title} with a plain patch projection: nothing in "
+                             f"them is {name} with {axes} axes (first names: {first})" + _inside(library, state))
     remarks = []
     for name in [name for name in state if name.startswith("blocks.") and ".query." in name]:
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
@@ -417,9 +414,8 @@ def _config(
         channels, patch_size = stem["in_channels"], [stem["stride"] * stem["map_patch"]] * 2
     known = {"pool": "token"} | assumed | known
     if "num_heads" not in known and width % 64:
-        raise ValueError(
-            f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
-        )
+        raise ValueError(f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass "
+                         "num_heads=")
     rows = state["position"].shape[1] if "position" in state else None
     kind = known.get("position", "learned-1d" if rows else None)
     if kind is None:
