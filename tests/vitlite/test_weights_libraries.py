@@ -222,8 +222,11 @@ def test_a_folder_of_save_pretrained_tells_all(tmp_path, size):
         shard.unlink()
         with pytest.raises(FileNotFoundError, match=f"there is no file .*{shard.name}"):
             weights.from_transformers(tmp_path)
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+        with pytest.raises(ValueError, match=r"index\.json is damaged .*it lists no files"):
+            weights.from_transformers(tmp_path)
         (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
-        with pytest.raises(ValueError, match="damaged as an index of shards .its files lie outside"):
+        with pytest.raises(ValueError, match="damaged as an index of shards .it lists no files, or some outside"):
             weights.from_transformers(tmp_path)
         return
     (tmp_path / "config.json").write_text("{")
@@ -535,8 +538,12 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="array.npz is no whole .npz"):
         weights.from_npz(tmp_path / "array.npz")
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "module.pth")
-    with pytest.raises(ValueError, match="holds more than tensors"):
+    with pytest.raises(ValueError, match="holds more than tensors .only running it would tell.; .*state_dict.. alone"):
         weights.from_timm(tmp_path / "module.pth")
+    for content in (b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x89HDF\r\n" + bytes(99)):
+        (tmp_path / "other.pth").write_bytes(content)
+        with pytest.raises(ValueError, match=r"other\.pth .*of neither safetensors nor torch\.save, for it begins"):
+            weights.from_timm(tmp_path / "other.pth")
     torch.save([1], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds a list"):
         weights.from_timm(tmp_path / "list.pth")

@@ -116,7 +116,7 @@ def outputs(
 @contextlib.contextmanager
 def _at_rest(model: nn.Module) -> Iterator[torch.device]:
     """The model in evaluation mode, what it draws at random always the same (masks, for one); gives its device."""
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.zeros(0)).device
     with modes_kept(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.eval()
         torch.manual_seed(0)

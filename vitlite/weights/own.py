@@ -58,9 +58,8 @@ def save(
     model = bare(model)
     kind, config = type(model).__name__, getattr(model, "config", None)
     if MODELS.get(kind) != (type(model), type(config)):
-        raise TypeError(
-            f"model is a {kind}; expected vitlite's {' or '.join(MODELS)}; of another, keep model.state_dict()"
-        )
+        raise TypeError(f"model is a {kind}; expected vitlite's {' or '.join(MODELS)}; of another, keep "
+                        "model.state_dict()")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype is {dtype!r}; expected a floating-point type such as torch.bfloat16")
     for name, given in (("classes", classes), ("mean", mean), ("std", std)):
@@ -164,10 +163,8 @@ def _spec(patch_embed: nn.Module) -> dict | None:
         return None
     spec = getattr(patch_embed, "spec", None)
     if spec is None:
-        raise ValueError(
-            f"the patch embedding is a {type(patch_embed).__name__}, which load could not rebuild; use one of "
-            "vitlite.hybrid.STEMS, or keep model.state_dict() and build the model yourself"
-        )
+        raise ValueError(f"the patch embedding is a {type(patch_embed).__name__}, which load could not rebuild; use "
+                         "one of vitlite.hybrid.STEMS, or keep model.state_dict() and build the model yourself")
     return spec
 
 

@@ -167,10 +167,8 @@ def _check_state(state: object) -> None:
     checks.kind(Mapping, state=state)
     for name, value in state.items():
         if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise TypeError(
-                f"expected a state dict, a tensor for every name, but {name!r} is a {type(value).__name__}; pass "
-                "model.state_dict()"
-            )
+            raise TypeError(f"expected a state dict, a tensor for every name, but {name!r} is a "
+                            f"{type(value).__name__}; pass model.state_dict()")
 
 
 READERS = {".npz": "from_npz", ".onnx": "from_onnx"}
@@ -189,11 +187,15 @@ def _file(path: Path) -> object:
         raise ValueError(f"{path} is an {path.suffix} file; read it with {READERS[path.suffix]}")
     if path.name.endswith(".index.json"):
         return _shards(path)
-    with decoding(path, "damaged, or holds more than tensors",
-                         "fetch it again, or save model.state_dict() alone"):
+    with decoding(path, "damaged, or holds more than tensors", "fetch it again, or save model.state_dict() alone"):
         if head[8:9] != b"{":
-            with open(path, "rb") as file:  # by its name, torch would go by the suffix
-                return torch.load(file, map_location="cpu", weights_only=True)
+            if not head.startswith((b"PK", b"\x80")):
+                raise ValueError(f"it is of neither safetensors nor torch.save, for it begins with {head!r}")
+            try:
+                with open(path, "rb") as file:  # by its name, torch would go by the suffix
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # of which some advise to run whatever the file holds
+                raise ValueError("only running it would tell") if "weights_only" in str(error) else error from None
         with safetensors.safe_open(path, "pt") as file:
             ours = "vitlite" in (file.metadata() or {})
             state = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
@@ -208,8 +210,8 @@ def _shards(path: Path) -> dict[str, Tensor]:
     with decoding(path, "damaged as an index of shards", advice):
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
-        if any(Path(name).name != name for name in files):
-            raise ValueError("its files lie outside of the folder")
+        if not files or any(Path(name).name != name for name in files):
+            raise ValueError("it lists no files, or some outside of the folder")
     state = {}
     for name in files:
         state |= _file(path.parent / name)
@@ -235,9 +237,8 @@ def epsilon(model: nn.Module) -> float:
 def one_epsilon(values: set[float]) -> float:
     """The only one of them."""
     if len(values) != 1:
-        raise ValueError(
-            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(values) or 'no LayerNorm'}"
-        )
+        raise ValueError("ViTConfig has one epsilon for every LayerNorm; this model has "
+                         f"{sorted(values) or 'no LayerNorm'}")
     return values.pop()
 
 
@@ -264,9 +265,8 @@ def refuse_names(library: Library, names: Iterable[str]) -> None:
         if named := [name for name in names if re.search(pattern, name)]:
             refused.append(f"{named[0]}: {what}" + (f" ({len(named) - 1} more)" if len(named) > 1 else ""))
     if refused:
-        raise ValueError(
-            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
-        )
+        raise ValueError(f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  "
+                         + "\n  ".join(refused))
 
 
 def names_of(model: nn.Module) -> list[str]:
@@ -338,10 +338,8 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     refuse_names(library, state)
     for name, axes in (AXES | {name: axes for name, axes in OPTIONAL.items() if name in state}).items():
         if name not in state or state[name].ndim != axes:
-            raise ValueError(
-                f"these are not the weights of {library.title} with a plain patch projection: nothing in them is "
-                f"{name} with {axes} axes (first names: {first})" + _inside(library, state)
-            )
+            raise ValueError(f"these are not the weights of {library.title} with a plain patch projection: nothing in "
+                             f"them is {name} with {axes} axes (first names: {first})" + _inside(library, state))
     remarks = []
     for name in [name for name in state if name.startswith("blocks.") and ".query." in name]:
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
@@ -416,9 +414,8 @@ def _config(
         channels, patch_size = stem["in_channels"], [stem["stride"] * stem["map_patch"]] * 2
     known = {"pool": "token"} | assumed | known
     if "num_heads" not in known and width % 64:
-        raise ValueError(
-            f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
-        )
+        raise ValueError(f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass "
+                         "num_heads=")
     rows = state["position"].shape[1] if "position" in state else None
     kind = known.get("position", "learned-1d" if rows else None)
     if kind is None:

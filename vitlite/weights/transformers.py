@@ -128,6 +128,8 @@ def _folder(source: object) -> dict:
     with decoding(path, "damaged as the configuration of a model", "fetch the folder again"):
         config = json.loads(path.read_text(encoding="utf-8"))
         checks.kind(dict, configuration=config)
+        for name, kind in {"hidden_act": str, "num_attention_heads": int, "layer_norm_eps": float}.items():
+            checks.kind(kind, **{name: config.get(name, kind())})
     if "model_type" not in config:  # another library's
         return {}
     return _told(config, f"{path}'s {(config.get('architectures') or ['model'])[0]}")
