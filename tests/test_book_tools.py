@@ -449,6 +449,8 @@ def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path, n
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     program = f"import sys; sys.path[:0] = {sys.path!r}\nimport execute, pathlib\n"
     program += f"execute.CHAPTERS, execute.workers = pathlib.Path({str(folder)!r}), lambda: 2\n"
+    # A job in the background ignores Ctrl-C, and its children inherit that.
+    program += "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "execute.main()"
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
