@@ -111,7 +111,7 @@ class ViTConfig:
             raise ValueError("pool is 'token', class_token is False: nothing to pool; pass pool='mean'")
         position.check_width(self.position, self.embed_dim)
         checks.heads(self.embed_dim, self.num_heads)
-        if self.position.startswith("rotary"):
+        if self.position in position.ROTARY:
             position.check_head_width(self.embed_dim // self.num_heads)
         checks.divides(pair(self.image_size), pair(self.patch_size))
 
@@ -154,5 +154,5 @@ class ViTConfig:
     @property
     def table_prefix(self) -> int:
         """How many rows of the position table belong to prefix tokens: all of these or none."""
-        without = self.position in ("sincos-2d", "rotary", "rotary-image") or not self.prefix_positions
+        without = self.position in ("sincos-2d", *position.ROTARY) or not self.prefix_positions
         return 0 if without else self.prefix_tokens

@@ -46,7 +46,7 @@ class SelfDistillation(nn.Module):
         if not 0 <= momentum < 1 or not temperature > 0:
             raise ValueError(f"momentum is {momentum} and temperature {temperature}; expected the first in [0, 1), or "
                              "the teacher never moves, and the second above 0")
-        if vit.config.position in ("relative", "rotary", "rotary-image"):
+        if vit.config.position in ("relative", *position.ROTARY):
             raise ValueError(f"position is {vit.config.position!r}, made for one size of image; expected a kind that "
                              "is added to the tokens, such as 'learned-1d'")
         checks.divides((small, small), checks.pair(vit.config.patch_size))

@@ -179,7 +179,7 @@ class Block(nn.Module):
         sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
         relative = position.RelativeKeys(*sizes) if config.position == "relative" else None
         turned = config.grid, config.prefix_tokens, config.embed_dim // config.num_heads
-        rotary = position.Rotary(*turned, config.position) if config.position.startswith("rotary") else None
+        rotary = position.Rotary(*turned, config.position) if config.position in position.ROTARY else None
         norms = [nn.LayerNorm(turned[2], eps=config.layer_norm_eps) for _ in range(2)] if config.qk_norm else None
         self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative, rotary, norms)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)

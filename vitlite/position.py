@@ -17,12 +17,13 @@ from vitlite import checks
 from vitlite.checks import Grid
 
 __all__ = [
-    "CONVENTIONS", "KINDS", "ROTARY_BASE", "Learned2D", "RelativeKeys", "Rotary", "SinCos2D", "at_grid", "check_width",
-    "interpolate", "learned_table", "make", "rotary_angles", "sincos_table",
+    "CONVENTIONS", "KINDS", "ROTARY", "ROTARY_BASE", "Learned2D", "RelativeKeys", "Rotary", "SinCos2D", "at_grid",
+    "check_width", "interpolate", "learned_table", "make", "rotary_angles", "sincos_table",
 ]
 
-#: What ``ViTConfig.position`` may be.
-KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", "rotary", "rotary-image")
+#: The kinds that turn queries and keys; beside them, what ``ViTConfig.position`` may be.
+ROTARY = ("rotary", "rotary-image")
+KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", *ROTARY)
 
 #: Rotary frequencies fall from 1 towards 1 / ROTARY_BASE radians per patch. Text has 10,000; a grid of patches is
 #: short, so Heo et al. (2024) take 100.
@@ -281,7 +282,7 @@ def rotary_angles(grid: Grid, head_width: int, kind: str = "rotary") -> Tensor:
     """
     checks.grid(grid)
     check_head_width(head_width)
-    checks.choice(("rotary", "rotary-image"), kind=kind)
+    checks.choice(ROTARY, kind=kind)
     sides = [torch.arange(n, dtype=torch.float64) for n in grid]
     if kind == "rotary-image":
         sides = [2 * math.pi * ((2 * side + 1) / len(side) - 1) for side in sides]
@@ -302,8 +303,7 @@ def check_head_width(head_width: int) -> None:
 class Rotary(nn.Module):
     """Rotary positions: turns queries and keys, so that their product depends on how far apart two patches are.
 
-    Channels 2i and 2i + 1 of a head are a point in the plane, turned by the i-th of the ``rotary_angles``. Turning
-    changes no length, and the product of two turned vectors depends on the difference of their angles alone. Prefix
+    Channels 2i and 2i + 1 of a head are a point in the plane, turned by the i-th of the ``rotary_angles``. Prefix
     tokens are not turned. Nothing is learned.
 
     The same as timm's ``RotaryEmbedding(in_pixels=False, temperature=100)``. Other layouts of the pairs, such as
@@ -345,10 +345,8 @@ def at_grid(
 ) -> nn.Parameter | nn.Module | None:
     """What ``make`` gave (or ``RelativeKeys``, or ``Rotary``), for another grid; nothing is shared with the old.
 
-    A learned or a sin-cos table is interpolated; row and column halves are, each along its own line; relative
-    embeddings are resampled by the step across the image that their offset means; rotary angles are those of the new
-    grid. The arguments are those of ``interpolate``; for the two that live in attention, ``prefix_tokens`` counts all
-    of them.
+    A learned table is interpolated; what is done to the other kinds, their ``resampled`` says. The arguments are those
+    of ``interpolate``; for the two that live in attention, ``prefix_tokens`` counts all of them.
 
     Example:
         >>> at_grid(Learned2D((4, 4), 1, 8), (4, 4), (6, 6), prefix_tokens=1, convention="jax")().shape

@@ -113,13 +113,13 @@ def from_timm(
         told, halves, columns_first = _known(model)
         known |= told
     known |= shared.given(options)
-    if model is None and str(kind := known.get("position")).startswith("rotary"):
+    if model is None and (kind := known.get("position")) in position.ROTARY:
         halves = kind == "rotary-image"
         remarks.append(f"a state dict does not tell how {kind!r} positions turn: assumed is what to_timm writes, "
                        f"temperature 100, row before column, {'halves' if halves else 'neighbours'} paired; if the "
                        "model differs, pass it live")
     ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
-    return shared.reordered(ours, halves, columns_first) if ours.config.position.startswith("rotary") else ours
+    return shared.reordered(ours, halves, columns_first) if ours.config.position in position.ROTARY else ours
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ def to_timm(model: ViT) -> nn.Module:
         torch.Size([1, 5])
     """
     never, config = shared.never_expressed(model), model.config
-    rotary = config.position.startswith("rotary")
+    rotary = config.position in position.ROTARY
     shared.refuse(f"timm's {'Eva' if rotary else 'VisionTransformer'} has no", {
         "head with a hidden layer": config.head == "mlp",
         "distillation token beside rotary positions": config.distillation and rotary,
@@ -231,7 +231,7 @@ def _turning(rope: nn.Module, grid: Grid, head_width: int) -> tuple[str, bool, b
     """Which kind of ours timm's rotary positions are, by what they do, and how they order the channels of a head."""
     sines, cosines = copy.deepcopy(rope).eval().get_embed(list(grid)).cpu().chunk(2, dim=-1)  # each [N, D/h]
     close = partial(torch.allclose, rtol=0, atol=max(1e-4, torch.finfo(sines.dtype).eps))
-    for kind, *order in itertools.product(("rotary", "rotary-image"), (False, True), (False, True)):
+    for kind, *order in itertools.product(position.ROTARY, (False, True), (False, True)):
         channels = shared.rotary_order(head_width, *order)
         angles = position.rotary_angles(grid, head_width, kind).repeat_interleave(2, dim=1)
         if close(sines[:, channels].double(), angles.sin()) and close(cosines[:, channels].double(), angles.cos()):
