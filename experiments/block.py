@@ -7,9 +7,8 @@ Expectation: Rotary positions gain one or two points: an offset is there before 
              or long trainings, and six blocks for 800 steps have none of that: no clear difference. All
              together: about what rotary positions and the gate give.
 Command:     python -m experiments block
-Cost:        cpu: 21 runs (seven blocks, three seeds) of about 2 minutes on one core with bfloat16 instructions, about
-             40 minutes in all. full: 21 runs, longer and with a larger network, on one GPU. It resumes when
-             interrupted.
+Cost:        cpu: 21 runs (seven blocks, three seeds) of 2 to 3 minutes on one core with bfloat16 instructions, about an
+             hour in all. full: 21 runs, longer and with a larger network, on one GPU. It resumes when interrupted.
 """
 
 from __future__ import annotations
@@ -131,20 +130,14 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``block``.
-        what: ``"opening"``: question, expectation and scale. ``"gains"``: a row for each block.
+        what: ``"gains"``, a row for each block.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is not this.
     """
-    views = {"opening": _opening, "gains": _gains}
+    views = {"gains": _gains}
     checks.choice(views, what=what)
     return views[what](record)
-
-
-def _opening(record: dict) -> str:
-    config, plain = record["config"], record["runs"][0]
-    return records.opening(record, f"{config['steps']:,} steps of {config['recipe']['batch_size']} images, a plain ViT "
-                                   f"of {plain['parameters']:,} parameters")
 
 
 def _gains(record: dict) -> str:

@@ -272,10 +272,9 @@ def _accuracy(record: dict) -> str:
     summary, shares = record["summary"], [str(share) for share in record["config"]["fractions"]]
     rows = [[STARTS[name], *(records.percent(summary["accuracy"][name][share]) for share in shares)]
             for name in record["config"]["pretraining"]]
-    for ours, theirs in (("colour", "none"), ("pixels", "none"), ("scenes", "none"), ("colour", "scenes"),
-                         ("colour", "pixels")):
-        rows.append([f"{STARTS[ours]} − {STARTS[theirs]}",
-                     *(records.percent(summary["above"][ours][theirs][share], "+") for share in shares)])
+    for name in ("colour", "pixels", "scenes"):
+        rows.append([f"{STARTS[name]} − {STARTS['none']}",
+                     *(records.percent(summary["above"][name]["none"][share], "+") for share in shares)])
     return records.table(["start", *(f"{float(share):.0%} of the labels" for share in shares)], rows)
 
 

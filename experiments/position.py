@@ -142,7 +142,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``position``.
-        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each kind.
+        what: ``"opening"``: question and scale. ``"table"``: a row for each kind.
 
     Raises:
         ValueError: If it is none of these.

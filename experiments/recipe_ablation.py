@@ -147,7 +147,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``recipe_ablation``.
-        what: ``"opening"``: question, expectation and scale. ``"table"``: a row for each recipe.
+        what: ``"opening"``: question and scale. ``"table"``: a row for each recipe.
 
     Raises:
         ValueError: If it is none of these.
@@ -169,6 +169,8 @@ def _opening(record: dict) -> str:
 def _table(record: dict) -> str:
     rows = []
     for name, row in record["summary"].items():
+        if name == "averaged weights":  # a sentence in the chapter
+            continue
         gain = "" if row["gain"] is None else f"{100 * row['gain']:+.1f} ± {100 * row['gain_spread']:.1f}"
         rows.append([name, f"{100 * row['test_accuracy']:.1f} ± {100 * row['test_spread']:.1f}", gain,
                      f"{100 * row['train_accuracy']:.0f}"])

@@ -138,8 +138,8 @@ def percent_between(mean: float, low: float, high: float) -> str:
 
 
 def opening(record: dict, details: str) -> str:
-    """What a chapter says of a record before it shows the result, as Markdown: its question, what was expected before
-    the run, and its scale.
+    """What a chapter says of a record before it shows the result, as Markdown: its question and its scale. What was
+    expected before the run stands on the page *All results*.
 
     Args:
         record: As ``read`` gives it.
@@ -153,7 +153,6 @@ def opening(record: dict, details: str) -> str:
     seeds, cores = len({run["seed"] for run in runs}), hardware["cores"]
     processor = hardware.get("gpu") or f"{hardware['processor']} ({cores} core{'s' * (cores > 1)})"
     return (f"**Question.** {record['question']}\n\n"
-            f"**Expectation, written before the run.** {record['expectation']}\n\n"
             f"**Scale.** `{record['scale']}`: {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)}; {details}. "
             f"On {processor}, {record['date']}.")
 

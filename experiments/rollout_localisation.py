@@ -151,7 +151,7 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``rollout_localisation``.
-        what: ``"opening"``: question, expectation and scale, ``"scores"``: the ViT's by method, both as Markdown.
+        what: ``"opening"``: question and scale, ``"scores"``: the ViT's by method, both as Markdown.
 
     Raises:
         ValueError: If it is none of these.

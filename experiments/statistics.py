@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from scipy import stats
-
 __all__ = ["curve", "grouped", "interval", "paired"]
 
 
@@ -51,6 +49,8 @@ def interval(values: Iterable[float]) -> dict:
     mean = statistics.mean(values)
     if len(values) == 1:
         return {"mean": mean, "low": None, "high": None, "seeds": 1}
+    from scipy import stats  # here, for it takes a second
+
     half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
 

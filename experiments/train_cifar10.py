@@ -170,12 +170,8 @@ OTHERS = [
     ("UvA Deep Learning tutorial 15, ViT",
      "uvadlc-notebooks.readthedocs.io/en/latest/tutorial_notebooks/tutorial15/Vision_Transformer.html",
      75.59, "3.2M", "180 epochs, under 1 h on a Titan RTX"),
-    ("tintn, ViT from scratch", "github.com/tintn/vision-transformer-from-scratch", 75.5, "0.12M", "100 epochs"),
     ("kentaroy47, ViT patch 4", "github.com/kentaroy47/vision-transformers-cifar10", 80, "9.5M", "200 epochs"),
-    ("kentaroy47, the same", "", 85, "9.5M", "500 epochs"),
     ("kentaroy47, the same", "", 89, "9.5M", "1000 epochs"),
-    ("omihub777, ViT-CIFAR", "github.com/omihub777/ViT-CIFAR", 90.92, "6.3M", "200 epochs, 2 h 14 min on a V100"),
-    ("Compact-Transformers, ViT-Lite-7/4", "github.com/SHI-Labs/Compact-Transformers", 91.38, "3.72M", "200 epochs"),
     ("SPT_LSA_ViT, plain ViT", "github.com/aanna0701/SPT_LSA_ViT", 93.58, "2.69M",
      "“100” epochs of three passes each"),
     ("CCT-7/3x1, convolutional stem", "github.com/SHI-Labs/Compact-Transformers", 96.53, "–", "300 epochs"),
@@ -189,13 +185,12 @@ def show(record: dict, what: str) -> str | Figure:
     Args:
         record: The record ``train_cifar10``.
         what: ``"curves"`` and ``"confusion"``: figures of the training and of the test answers of the plain model.
-            ``"table"``: question, expectation and what each run measured, and ``"others"``: its accuracy beside what
-            others report, as Markdown. ``"times"``: how long it took, and might take elsewhere, as text.
+            ``"table"``: what each run measured, and ``"others"``: its accuracy beside what others report, as Markdown.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"curves": _curves, "table": _table, "times": _times, "confusion": _confusion, "others": _others}
+    views = {"curves": _curves, "table": _table, "confusion": _confusion, "others": _others}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -238,21 +233,8 @@ def _table(record: dict) -> str:
     cells, plain = [_cells(run) for run in runs.values()], runs["plain"]
     table = records.table(["", *(STEMS[stem] for stem in runs)],
                           [[name, *(column[name] for column in cells)] for name in cells[0]])
-    return (f"**Question.** {record['question']}\n\n"
-            f"**Expectation, written before the run.** {record['expectation']}\n\n{table}\n\n"
-            f"Scale {record['scale']}, seed {plain['seed']}, {record['date']}, {hardware}, "
+    return (f"{table}\n\nScale {record['scale']}, seed {plain['seed']}, {record['date']}, {hardware}, "
             f"{plain['train_images']:,} training images.")
-
-
-def _times(record: dict) -> str:
-    run, hardware = first(record)["plain"], record["hardware"]
-    flops, seconds = run["train_flops"], run["seconds"]
-    lines = [f"measured  {hardware['processor']}, {hardware['cores']} core(s): {seconds / 60:6.1f} minutes, "
-             f"{flops / seconds / 1e9:.0f} GFLOP a second"]
-    for name in ("T4", "L4", "A100", "H200"):  # a small model reaches a fiftieth to a fifth of the peak
-        fast, slow = (flops / (share * DATA_SHEETS[name,]) / 60 for share in (1 / 5, 1 / 50))
-        lines.append(f"estimated {name:<5} {fast:5.2f} to {slow:5.2f} minutes")
-    return "\n".join(lines)
 
 
 def _confusion(record: dict) -> Figure:

@@ -281,6 +281,25 @@ def test_every_command_works_where_a_path_has_spaces(tmp_path: Path, place: str)
         assert (folder / "calls.txt").read_text("utf-8").startswith(f"{folder}/.venv/bin/"), command
 
 
+@pytest.mark.parametrize(("says", "status", "message"), [
+    ("No known vulnerabilities found", 0, "no known vulnerability in what constraints.txt pins\n"),
+    ("Found 2 known vulnerabilities in 1 package\nName Version ID Fix\nx 1 CVE-1 2", 1,
+     "Found 2 known vulnerabilities in 1 package\nName Version ID Fix\nx 1 CVE-1 2\nmake audit: raise these pins in "
+     "constraints.txt (and requirements.txt) to the versions with the fix\n"),
+    ("Traceback\nConnectionError: no name", 1, "make audit has found out nothing: it needs a network with the public "
+     "lists of known vulnerabilities (ConnectionError: no name)\n"),
+])
+def test_an_audit_says_whether_something_was_found_or_nothing_looked_up(
+    tmp_path: Path, says: str, status: int, message: str
+) -> None:
+    tool = tmp_path / "pip-audit"
+    tool.write_text(f"#!/bin/sh\necho 'WARNING: hash them' >&2\necho '{says}' >&2\nexit {status}\n", encoding="utf-8")
+    tool.chmod(0o755)
+    run = subprocess.run(["sh", ROOT / "book/tools/audit.sh", tool], capture_output=True, encoding="utf-8")
+    assert run.returncode == status
+    assert run.stdout + run.stderr == message
+
+
 def test_an_install_that_was_interrupted_is_completed(tmp_path: Path) -> None:
     folder = clone(tmp_path / "My Drive")
     shutil.rmtree(folder / ".venv")
@@ -430,6 +449,8 @@ def test_ctrl_c_stops_every_kernel_and_leaves_the_chapters_alone(folder: Path, n
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     program = f"import sys; sys.path[:0] = {sys.path!r}\nimport execute, pathlib\n"
     program += f"execute.CHAPTERS, execute.workers = pathlib.Path({str(folder)!r}), lambda: 2\n"
+    # A job in the background ignores Ctrl-C, and its children inherit that.
+    program += "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "execute.main()"
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60

@@ -67,6 +67,10 @@ CONTRAST = """() => {
 }"""
 
 
+# What has the focus: its text and tag, its distance from the left, and whether a ring is drawn around it.
+FOCUS = """() => { const at = document.activeElement, style = getComputedStyle(at);
+    return [at.tagName + " " + (at.ariaLabel || at.innerText), at.getBoundingClientRect().left,
+            style.outlineStyle !== "none" && style.outlineWidth !== "0px" || style.boxShadow !== "none"] }"""
 # What axe calls critical or serious: the rule, how often, and the first of the elements.
 AXE = """options => axe.run(document, { resultTypes: ["violations"], ...options }).then(({ violations }) => violations
     .filter(x => ["critical", "serious"].includes(x.impact))
@@ -141,10 +145,23 @@ def test_the_joined_page_for_paper_leads_to_places_within_itself() -> None:
     links = [link["href"] for link in joined.select("a[href^='#']")]
     assert len(links) > 100
     assert {link for link in links if unquote(link[1:]) not in names} == set()
+    elsewhere = {link["href"] for link in joined.select("a[href]")} - set(links)
+    assert {link for link in elsewhere if urlsplit(link).scheme != "https"} == set()  # a book on paper has no folder
     assert len(joined.select("article.bd-article")) == sum(len(pages) for _, pages in pdf.contents())
     for picture in joined.select("img[src]"):
         if not urlsplit(picture["src"]).scheme:
             assert (SITE.parent / unquote(urlsplit(picture["src"]).path)).is_file(), picture["src"]
+
+
+def test_the_printed_contents_name_the_page_on_which_a_chapter_begins(tmp_path: Path) -> None:
+    file = tmp_path / "book.pdf"
+    file.write_bytes(b"7 0 obj\n<</Type /Page\n>>\n9 0 obj\n<</Type /Page\n>>\n10 0 obj\n<</Type /Pages\n>>\n"
+                     b"11 0 obj\n<</book.preface [7 0 R /XYZ 0 842 0]\n/notebooks.01..cut [9 0 R /XYZ 0 5 0]>>")
+    numbers = pdf.beginnings(file)
+    assert numbers == {"notebooks.01..cut": 2, "book.preface": 1}
+    pages = [page for _, names in pdf.contents() for page in names]
+    joined = BeautifulSoup(pdf.joined({pdf.place(page): 10 + at for at, page in enumerate(pages)}), "html.parser")
+    assert [part.get_text() for part in joined.select(".contents p span")] == [str(10 + at) for at in range(len(pages))]
 
 
 # ---------------------------------------------------------------- in a browser
@@ -228,6 +245,18 @@ def test_a_phone_scrolls_down_only(tab: Page, page: str) -> None:
     open_page(tab, f"{SITE.as_uri()}/{page}")
     assert tab.evaluate(STICKING_OUT) == [], "this sticks out of the page to the right"
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_the_tab_key_stays_on_a_phones_page_and_one_sees_where_it_is(tab: Page) -> None:
+    tab.set_viewport_size(PHONE)
+    open_page(tab, f"{SITE.as_uri()}/notebooks/02_attention.html")
+    stops = []
+    for _ in range(40):
+        tab.keyboard.press("Tab")
+        stops.append(tab.evaluate(FOCUS))
+    assert len({name for name, _, _ in stops}) > 20
+    assert [name for name, left, _ in stops if not 0 <= left < PHONE["width"]] == []
+    assert [name for name, _, ring in stops if not ring] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import yaml
 import vitlite
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book/tools"))
+
+import compat  # noqa: E402
+
 PATHS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
@@ -96,6 +101,39 @@ def test_the_kept_environment_depends_on_files_that_exist() -> None:
     assert [name for name in names if not (ROOT / name).is_file()] == []
     installed = re.search(r"^\$\(INSTALLED\): (.*)$", MAKEFILE, re.MULTILINE)[1].split()
     assert set(installed) <= set(names)
+
+
+def imported(path: Path) -> set[str]:
+    return set(re.findall(r"^(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_other_versions_are_tested_with_all_that_the_tests_import() -> None:
+    left_out = [word.removeprefix("--ignore-glob=") for word in compat.TESTS if word.startswith("--ignore-glob=")]
+    files = [path for path in (ROOT / "tests/vitlite").rglob("test_*.py") if not any(map(path.match, left_out))]
+    assert len(files) > 20
+    given = {re.match(r"[\w-]+", name)[0].lower() for name in (*compat.NEEDED, *compat.TESTERS)}
+    ours = {"vitlite", "experiments", "tests", "benchmarks", "tiny"}
+    others = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - ours
+    assert {{"PIL": "pillow", "yaml": "pyyaml"}.get(name, name) for name in others} <= given
+
+
+def test_the_oldest_versions_are_those_that_the_metadata_names() -> None:
+    floor = next(line.partition(">=")[2] for line in PROJECT["dependencies"] if line.startswith("torch>"))
+    assert [line for line in compat.SETS["oldest"] if line.startswith("torch==")] == [f"torch=={floor}"]
+
+
+def test_what_was_tried_and_what_was_not_is_in_the_summary_of_the_job(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compat, "pythons", lambda: {"3.11": "one", "3.12": "another"})
+    monkeypatch.setattr(compat, "tried", lambda name, version, python, tests: (version == "3.12", f"tried {python}"))
+    monkeypatch.setattr(sys, "argv", ["compat.py", "oldest", "--all"])
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    with pytest.raises(SystemExit) as stop:
+        compat.main()
+    assert stop.value.code  # one of them failed
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    for line in ("3.11  tried one", "3.12  tried another", "3.13  not tried: this machine has no such Python"):
+        assert line in summary
 
 
 def test_the_versions_of_the_release_agree() -> None:

@@ -106,6 +106,8 @@ def _word(name: str) -> str:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if not -(2**63) <= options.seed < 2**63:
+        raise ValueError(f"--seed is {options.seed}; it must fit into 64 bits")
     recipe = recipes.get(options.recipe or "quick")
     if options.steps is not None:
         recipe = recipe.lasting(options.steps)

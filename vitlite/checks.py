@@ -47,7 +47,7 @@ def _short(value: object) -> str:
 def pair(size: Size, name: str = "size") -> tuple[int, int]:
     """A size in pixels as (height, width), both at least 1: a single number stands for a square."""
     sides = (size, size) if isinstance(size, int) else size
-    if not isinstance(sides, tuple | list) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise TypeError(f"{name} is {size!r}; expected an int, or two as (height, width)")
     if min(sides) < 1:
         raise ValueError(f"{name} is {size}; it must be at least 1 pixel")
@@ -56,7 +56,7 @@ def pair(size: Size, name: str = "size") -> tuple[int, int]:
 
 def grid(grid: Grid, name: str = "grid") -> tuple[int, int]:
     """Rows and columns of patches: two ints, both at least 1."""
-    if not isinstance(grid, tuple | list) or len(grid) != 2 or not all(isinstance(side, int) for side in grid):
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(isinstance(side, int) for side in grid):
         raise TypeError(f"{name} is {grid!r}; expected two ints, (rows, columns)")
     if min(grid) < 1:
         raise ValueError(f"{name} is {grid[0]}×{grid[1]}: both sides must be at least 1")

@@ -39,10 +39,10 @@ class ViTConfig:
             both heads', as in the released code.
         registers: How many register tokens come next: free tokens that no head reads.
         position: Kind of position embedding: ``"learned-1d"``, ``"learned-2d"``, ``"relative"`` or ``"none"``
-            (App. D.4), ``"sincos-2d"`` or ``"rotary"``, whose heads need a multiple of 4 channels; see
-            ``vitlite.position``.
+            (App. D.4), ``"sincos-2d"``, or ``"rotary"`` and DINOv3's ``"rotary-image"``, whose heads need a multiple of
+            4 channels; see ``vitlite.position``.
         prefix_positions: Whether class, distillation and register tokens carry positions as well (with ``"sincos-2d"``
-            and ``"rotary"`` they never do).
+            and rotary ones they never do).
         pool_norm: Final LayerNorm ``"before"`` pooling (the paper) or ``"after"`` (timm, for the mean).
         head: ``"linear"``, or ``"mlp"``: one tanh layer of width D in front, as in pre-training.
         zero_head: Whether a new head starts at zero, as in the official code; otherwise it starts normal with variance
@@ -74,7 +74,8 @@ class ViTConfig:
     class_token: bool | None = None
     distillation: bool = False
     registers: int = 0
-    position: Literal["none", "learned-1d", "learned-2d", "relative", "sincos-2d", "rotary"] = "learned-1d"
+    position: Literal[
+        "none", "learned-1d", "learned-2d", "relative", "sincos-2d", "rotary", "rotary-image"] = "learned-1d"
     prefix_positions: bool = True
     pool_norm: Literal["before", "after"] = "before"
     head: Literal["linear", "mlp"] = "linear"
@@ -110,7 +111,7 @@ class ViTConfig:
             raise ValueError("pool is 'token', class_token is False: nothing to pool; pass pool='mean'")
         position.check_width(self.position, self.embed_dim)
         checks.heads(self.embed_dim, self.num_heads)
-        if self.position == "rotary":
+        if self.position in position.ROTARY:
             position.check_head_width(self.embed_dim // self.num_heads)
         checks.divides(pair(self.image_size), pair(self.patch_size))
 
@@ -153,5 +154,5 @@ class ViTConfig:
     @property
     def table_prefix(self) -> int:
         """How many rows of the position table belong to prefix tokens: all of these or none."""
-        without = self.position in ("sincos-2d", "rotary") or not self.prefix_positions
+        without = self.position in ("sincos-2d", *position.ROTARY) or not self.prefix_positions
         return 0 if without else self.prefix_tokens

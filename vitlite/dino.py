@@ -32,9 +32,6 @@ class SelfDistillation(nn.Module):
         temperature: What the teacher's logits are divided by; the student's are by 0.1.
         centring: Whether the teacher's logits are centred.
 
-    Raises:
-        ValueError: If a number is out of its range, or the patch does not divide the small crops.
-
     Example:
         >>> vit = ViT(ViTConfig(image_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, mlp_dim=32))
         >>> loss, same = SelfDistillation(vit, outputs=8, small=8)(torch.randn(4, 3, 16, 16))
@@ -49,7 +46,7 @@ class SelfDistillation(nn.Module):
         if not 0 <= momentum < 1 or not temperature > 0:
             raise ValueError(f"momentum is {momentum} and temperature {temperature}; expected the first in [0, 1), or "
                              "the teacher never moves, and the second above 0")
-        if vit.config.position in ("relative", "rotary"):
+        if vit.config.position in ("relative", *position.ROTARY):
             raise ValueError(f"position is {vit.config.position!r}, made for one size of image; expected a kind that "
                              "is added to the tokens, such as 'learned-1d'")
         checks.divides((small, small), checks.pair(vit.config.patch_size))

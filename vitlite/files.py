@@ -64,8 +64,9 @@ def _part_of(target: Path, path: str | Path) -> Iterator[Path]:
     """An empty file beside the target, gone at the end; trouble with writing names the path."""
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder stands there: name a file")
+        if target.exists() and not target.is_file():  # it would be gone
+            there = "a folder" if target.is_dir() else "a device or a pipe"
+            raise IsADirectoryError(errno.EISDIR, f"{there} stands there: name a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)
         beside.touch()
@@ -88,9 +89,6 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         wait: Wait for the end of another run that holds it.
-
-    Raises:
-        RuntimeError: If another run holds it, in this process or another one.
 
     Example:
         >>> import tempfile

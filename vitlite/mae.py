@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitlite import checks
+from vitlite import checks, position
 from vitlite.config import ViTConfig
 from vitlite.model import PatchEmbed, ViT
 
@@ -26,9 +26,6 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: Width of the decoder; it has as many heads as the encoder.
         decoder_depth: Its blocks.
 
-    Raises:
-        ValueError: If the ratio hides no patch or all, or patches cannot be taken one by one.
-
     Example:
         >>> vit = ViT(ViTConfig(image_size=32, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_dim=32))
         >>> painted, hidden = MaskedAutoencoder(vit, decoder_dim=8).paint(torch.randn(2, 3, 32, 32))
@@ -47,7 +44,7 @@ class MaskedAutoencoder(nn.Module):
         if not isinstance(vit.patch_embed, PatchEmbed):
             raise ValueError(f"patch_embed is a {type(vit.patch_embed).__name__}, through which hidden pixels may leak "
                              "into patches that are seen; expected a ViT with the linear patch embedding")
-        if config.position in ("relative", "rotary"):
+        if config.position in ("relative", *position.ROTARY):
             raise ValueError(f"position is {config.position!r}, which needs every patch in its place; expected a kind "
                              "that is added to the tokens, such as 'learned-1d'")
         self.vit, self.patch_size = vit, checks.pair(config.patch_size)

@@ -30,14 +30,12 @@ class MaskedPatches(nn.Module):
 
     Args:
         vit: The model to pre-train, in place.
-        mean: Mean of each channel by which the images are normalised, white being 1.
-        std: Standard deviation of each channel, likewise.
+        mean, std: Mean and deviation of each channel by which the images are normalised, white being 1.
         mask_ratio: Share of the patches that is corrupted, the same number in each image.
         target: ``"colour"``: the patch's mean colour in 3 bits a channel, that is one of 512 classes for three
             channels. ``"pixels"``: its normalised pixels, by mean squared error.
 
     Attributes:
-        vit: The model.
         mask_token: The [mask] embedding, ``[D]``.
         head: From a token ``[D]`` to logits ``[8^C]`` or pixels ``[C·P·P]``.
 
@@ -126,10 +124,7 @@ class MaskedPatches(nn.Module):
 
     @torch.no_grad()
     def fill_in(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Hide patches, each behind [mask], and let the model fill them in.
-
-        Args:
-            images: ``[B, C, H, W]``, normalised.
+        """Hide patches of images ``[B, C, H, W]``, each behind [mask], and let the model fill them in.
 
         Returns:
             What the model sees, the hidden patches in the mean colour of all images; and the same with its answers in

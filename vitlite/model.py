@@ -132,7 +132,7 @@ class Mlp(nn.Module):
         checks.choice(("gelu", "swiglu"), kind=kind)
         self.gated = kind == "swiglu"
         self.expand = nn.Linear(embed_dim, 2 * mlp_dim if self.gated else mlp_dim)
-        self.gelu = nn.GELU(approximate="none" if gelu == "exact" else "tanh")
+        self.gelu = None if self.gated else nn.GELU(approximate="none" if gelu == "exact" else "tanh")
         self.contract = nn.Linear(mlp_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -162,9 +162,6 @@ class DropPath(nn.Module):
         keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
         return branch * keep.to(branch.dtype) / (1 - self.rate)
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
-
 
 class Block(nn.Module):
     """One pre-norm encoder block: attention (Eq. 2), then the MLP (Eq. 3), each with its residual.
@@ -182,7 +179,7 @@ class Block(nn.Module):
         sizes = config.num_patches, config.prefix_tokens, config.prefix_positions, config.embed_dim
         relative = position.RelativeKeys(*sizes) if config.position == "relative" else None
         turned = config.grid, config.prefix_tokens, config.embed_dim // config.num_heads
-        rotary = position.Rotary(*turned) if config.position == "rotary" else None
+        rotary = position.Rotary(*turned, config.position) if config.position in position.ROTARY else None
         norms = [nn.LayerNorm(turned[2], eps=config.layer_norm_eps) for _ in range(2)] if config.qk_norm else None
         self.attention = Attention(config.embed_dim, config.num_heads, config.dropout, relative, rotary, norms)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
@@ -214,7 +211,6 @@ class ViT(nn.Module):
     """The Vision Transformer.
 
     Args:
-        config: Its shape.
         patch_embed: Any module that turns images into ``[B, N, D]``, N as in ``config.grid``; by default the linear map
             of the paper.
 

@@ -7,6 +7,7 @@ one row for each patch, row by row from the top left of the image.
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +17,16 @@ from vitlite import checks
 from vitlite.checks import Grid
 
 __all__ = [
-    "CONVENTIONS", "KINDS", "ROTARY_BASE", "Learned2D", "RelativeKeys", "Rotary", "SinCos2D", "at_grid", "check_width",
-    "interpolate", "learned_table", "make", "rotary_angles", "sincos_table",
+    "CONVENTIONS", "KINDS", "ROTARY", "ROTARY_BASE", "Learned2D", "RelativeKeys", "Rotary", "SinCos2D", "at_grid",
+    "check_width", "interpolate", "learned_table", "make", "rotary_angles", "sincos_table",
 ]
 
-#: What ``ViTConfig.position`` may be.
-KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", "rotary")
+#: The kinds that turn queries and keys; beside them, what ``ViTConfig.position`` may be.
+ROTARY = ("rotary", "rotary-image")
+KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", *ROTARY)
 
-#: Rotary frequencies fall from 1 towards 1 / ROTARY_BASE radians a patch. Text has 10,000; a grid of patches is short,
-#: so Heo et al. (2024) take 100.
+#: Rotary frequencies fall from 1 towards 1 / ROTARY_BASE radians per patch. Text has 10,000; a grid of patches is
+#: short, so Heo et al. (2024) take 100.
 ROTARY_BASE = 100
 
 #: How each library resamples a grid of position embeddings: arguments of ``torch.nn.functional.interpolate``.
@@ -58,14 +60,11 @@ def make(kind: str, grid: Grid, prefix_tokens: int, embed_dim: int) -> nn.Parame
     """What a model of width D keeps for its positions.
 
     Args:
-        kind: One of ``KINDS``.
-        grid: Rows and columns of patches.
         prefix_tokens: How many prefix tokens have a position (sin-cos positions have none for them).
-        embed_dim: D.
 
     Returns:
         The table itself for ``"learned-1d"``; a module that gives the table when called for ``"learned-2d"`` and
-        ``"sincos-2d"``; None for ``"none"``, and for ``"relative"`` and ``"rotary"``, which live in each attention.
+        ``"sincos-2d"``; None for ``"none"``, and for ``"relative"`` and rotary ones, which live in each attention.
 
     Example:
         >>> make("learned-1d", (4, 4), prefix_tokens=1, embed_dim=8).shape
@@ -260,7 +259,7 @@ class RelativeKeys(nn.Module):
         return new.to(self.offsets.device)
 
 
-def rotary_angles(grid: Grid, head_width: int) -> Tensor:
+def rotary_angles(grid: Grid, head_width: int, kind: str = "rotary") -> Tensor:
     """By which angle each patch's queries and keys are turned, pair by pair (Su et al., 2021, in two dimensions).
 
     The channels of a head are taken in pairs. The first half of the pairs is turned by the patch's row, the second half
@@ -269,6 +268,8 @@ def rotary_angles(grid: Grid, head_width: int) -> Tensor:
 
     Args:
         head_width: Channels of one head, D/h; a multiple of 4.
+        kind: ``"rotary"`` counts rows and columns from 0. ``"rotary-image"`` (DINOv3) takes the middle of the patch,
+            from -1 to 1 along each side of the image, times 2π.
 
     Returns:
         Radians, ``[rows * columns, head_width / 2]``, float64.
@@ -281,7 +282,11 @@ def rotary_angles(grid: Grid, head_width: int) -> Tensor:
     """
     checks.grid(grid)
     check_head_width(head_width)
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    checks.choice(ROTARY, kind=kind)
+    sides = [torch.arange(n, dtype=torch.float64) for n in grid]
+    if kind == "rotary-image":
+        sides = [2 * math.pi * ((2 * side + 1) / len(side) - 1) for side in sides]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
     quarter = head_width // 4
     frequencies = ROTARY_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)  # [D/4h]
     return torch.cat([index.flatten()[:, None] * frequencies for index in (rows, columns)], dim=1)
@@ -298,9 +303,8 @@ def check_head_width(head_width: int) -> None:
 class Rotary(nn.Module):
     """Rotary positions: turns queries and keys, so that their product depends on how far apart two patches are.
 
-    Channels 2i and 2i + 1 of a head are a point in the plane, turned by the i-th of the ``rotary_angles``. Turning
-    changes no length, and the product of two turned vectors depends on the difference of their angles alone. Prefix
-    tokens are not turned, as if they stood on the first patch. Nothing is learned.
+    Channels 2i and 2i + 1 of a head are a point in the plane, turned by the i-th of the ``rotary_angles``. Prefix
+    tokens are not turned. Nothing is learned.
 
     The same as timm's ``RotaryEmbedding(in_pixels=False, temperature=100)``. Other layouts of the pairs, such as
     DINOv3's, are this one with a head's channels in another order.
@@ -311,10 +315,11 @@ class Rotary(nn.Module):
         torch.Size([2, 4, 25, 8])
     """
 
-    def __init__(self, grid: Grid, prefix_tokens: int, head_width: int) -> None:
+    def __init__(self, grid: Grid, prefix_tokens: int, head_width: int, kind: str = "rotary") -> None:
         super().__init__()
         checks.at_least(0, prefix_tokens=prefix_tokens)
-        angles = F.pad(rotary_angles(grid, head_width), (0, 0, prefix_tokens, 0))  # by 0: not at all
+        self.kind = kind
+        angles = F.pad(rotary_angles(grid, head_width, kind), (0, 0, prefix_tokens, 0))  # by 0: not at all
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
@@ -328,11 +333,11 @@ class Rotary(nn.Module):
         return turned.flatten(3).to(x.dtype)
 
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> Rotary:
-        """For another grid: the angles of that grid. A step to the next patch turns as far as before."""
+        """For another grid: the angles of that grid."""
         if old_grid[0] * old_grid[1] + prefix_tokens != len(self.cos):
             raise ValueError(f"these angles are for {len(self.cos)} tokens, old grid is {_by(old_grid)} with "
                              f"{prefix_tokens} prefix tokens")
-        return Rotary(new_grid, prefix_tokens, 2 * self.cos.shape[1]).to(self.cos)
+        return Rotary(new_grid, prefix_tokens, 2 * self.cos.shape[1], self.kind).to(self.cos)
 
 
 def at_grid(
@@ -340,10 +345,8 @@ def at_grid(
 ) -> nn.Parameter | nn.Module | None:
     """What ``make`` gave (or ``RelativeKeys``, or ``Rotary``), for another grid; nothing is shared with the old.
 
-    A learned or a sin-cos table is interpolated; row and column halves are, each along its own line; relative
-    embeddings are resampled by the step across the image that their offset means; rotary angles are those of the new
-    grid. The arguments are those of ``interpolate``; for the two that live in attention, ``prefix_tokens`` counts all
-    of them.
+    A learned table is interpolated; what is done to the other kinds, their ``resampled`` says. The arguments are those
+    of ``interpolate``; for the two that live in attention, ``prefix_tokens`` counts all of them.
 
     Example:
         >>> at_grid(Learned2D((4, 4), 1, 8), (4, 4), (6, 6), prefix_tokens=1, convention="jax")().shape
@@ -390,8 +393,7 @@ def interpolate(
 
     Args:
         table: ``[1, prefix_tokens + rows * columns, D]``.
-        old_grid: Rows and columns of patches that ``table`` was learned for.
-        new_grid: Rows and columns wanted.
+        old_grid, new_grid: Rows and columns of patches that ``table`` was learned for, and those wanted.
         prefix_tokens: How many leading positions belong to no patch (class token and the like).
         convention: Whose way of resampling: one of ``CONVENTIONS``.
 

@@ -1,7 +1,8 @@
 """Print the whole book into one file, _build/book.pdf, from the built pages and through the browser.
 
 The pages are joined in the order of the contents into one page, whose links lead to places within it: so they work in
-the file too. The file has an outline, and contents in front.
+the file too. The file has an outline, and contents in front. It is printed twice: the first time says on which page
+each chapter begins, and the second puts these numbers into the contents.
 """
 
 import re
@@ -49,6 +50,8 @@ def article(page: str, pages: set[str]) -> Tag:
             part["id"] = place(page, part["id"])
     for link in body.select("a[href]"):
         link["href"] = address(link["href"], page, pages)
+        if link["href"].startswith("html/"):
+            link.unwrap()  # a file beside the pages is not in the book: its name alone is printed
     for name in ("src", "data"):
         for part in body.select(f"[{name}]"):
             part[name] = address(part[name], page, pages)
@@ -73,8 +76,8 @@ def address(link: str, page: str, pages: set[str]) -> str:
     return f"html/{name}{f'?{parts.query}' if parts.query else ''}{f'#{parts.fragment}' if parts.fragment else ''}"
 
 
-def joined() -> str:
-    """The whole book as one page."""
+def joined(numbers: dict[str, int] | None = None) -> str:
+    """The whole book as one page; with `numbers`, the contents say where in the file each chapter begins."""
     parts = contents()
     pages = {page for _, those in parts for page in those}
     first = BeautifulSoup((SITE / f"{parts[0][1][0]}.html").read_text(encoding="utf-8"), "html.parser")
@@ -87,7 +90,8 @@ def joined() -> str:
         for page in those:
             body = article(page, pages)
             heading = re.sub(r"\s+", " ", body.find("h1").get_text()).strip()
-            lines.append(f'<p><a href="#{place(page)}">{heading}</a></p>')
+            number = numbers[place(page)] if numbers else "000"
+            lines.append(f'<p><a href="#{place(page)}">{heading}</a><span>{number}</span></p>')
             bodies.append(str(body))
     return f"""<!DOCTYPE html>
 <html lang="en" data-theme="light" data-mode="light">
@@ -123,10 +127,21 @@ def write(source: Path, target: Path) -> None:
         running.close()
 
 
+def beginnings(file: Path) -> dict[str, int]:
+    """The number of the page of each named place in a file that the browser printed."""
+    content = file.read_bytes()
+    pages = [match[1] for match in re.finditer(rb"(\d+) 0 obj\s*<</Type /Page\s", content)]
+    return {match[1].decode(): pages.index(match[2]) + 1
+            for match in re.finditer(rb"/(\S+) \[(\d+) 0 R /XYZ", content)}
+
+
 def main() -> None:
     """Join the pages, print them, and say where the file is."""
-    JOINED.write_text(joined(), encoding="utf-8")
-    write(JOINED, PDF)
+    numbers = None
+    for _ in range(2):
+        JOINED.write_text(joined(numbers), encoding="utf-8")
+        write(JOINED, PDF)
+        numbers = beginnings(PDF)
     print(f"{PDF.relative_to(ROOT)}: {PDF.stat().st_size / 1e6:.1f} MB")
 
 

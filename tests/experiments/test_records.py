@@ -70,12 +70,12 @@ def test_provenance_says_where_and_with_what():
     assert json.dumps(provenance)
 
 
-def test_a_chapter_opens_a_record_with_what_was_asked_expected_and_done():
+def test_a_chapter_opens_a_record_with_what_was_asked_and_done():
     hardware = {"processor": "P", "cores": 1}
-    record = RECORD | {"question": "Why?", "expectation": "So.", "date": "2026-01-01", "hardware": hardware,
+    record = RECORD | {"question": "Why?", "date": "2026-01-01", "hardware": hardware,
                        "runs": [{"seed": 0}, {"seed": 1}, {"seed": 1}]}
     assert records.opening(record, "five steps") == (
-        "**Question.** Why?\n\n**Expectation, written before the run.** So.\n\n"
+        "**Question.** Why?\n\n"
         "**Scale.** `cpu`: 3 runs, 2 seeds; five steps. On P (1 core), 2026-01-01."
     )
     assert "On G, " in records.opening(record | {"hardware": hardware | {"gpu": "G"}}, "")

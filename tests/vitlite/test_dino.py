@@ -134,6 +134,7 @@ def test_a_small_crop_stays_inside():
     ({"temperature": 0.0}, "temperature 0.0; .* the second above 0"),
     ({"outputs": 0}, "outputs is 0"),
     ({"vit": {"position": "rotary"}}, "position is 'rotary', made for one size"),
+    ({"vit": {"position": "rotary-image"}}, "position is 'rotary-image', made for one size"),
 ])
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -141,3 +141,15 @@ def test_a_killed_run_holds_nothing(tmp_path):
     with held(tmp_path / "run"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match=rf"not write .*{name} \(a device or a pipe stands there: name a file\)"):
+            try_writing(tmp_path / name)
+        with pytest.raises(OSError, match="name a file"), written_whole(tmp_path / name):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()

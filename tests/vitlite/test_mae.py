@@ -109,7 +109,7 @@ def test_what_would_leak_is_refused():
         MaskedAutoencoder(ViT(ViTConfig(**SHAPE), patch_embed=nn.Identity()))
 
 
-@pytest.mark.parametrize("position", ["rotary", "relative"])
+@pytest.mark.parametrize("position", ["rotary", "rotary-image", "relative"])
 def test_positions_that_live_in_attention_are_refused(position):
     with pytest.raises(ValueError, match=f"position is '{position}', which needs every patch"):
         MaskedAutoencoder(ViT(ViTConfig(**SHAPE | {"position": position, "num_heads": 2})))

@@ -150,6 +150,11 @@ def test_training_from_a_saved_model_at_another_size(tmp_path, squares, slopes, 
     assert "13 is not a multiple of 4" in capsys.readouterr().err
 
 
+def test_a_seed_that_torch_cannot_take_is_named(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "m"), "--seed", str(2**64)]) == 1
+    assert capsys.readouterr().err == f"vitlite: --seed is {2**64}; it must fit into 64 bits\n"
+
+
 def test_training_from_a_saved_model_refuses_what_does_not_fit(tmp_path, squares, slopes, capsys):
     resnet = weights.save(ResNet(ResNetConfig(num_classes=2, width=4, blocks=1)), tmp_path / "resnet.safetensors")
     with np.load(slopes) as arrays:

@@ -222,8 +222,11 @@ def test_a_folder_of_save_pretrained_tells_all(tmp_path, size):
         shard.unlink()
         with pytest.raises(FileNotFoundError, match=f"there is no file .*{shard.name}"):
             weights.from_transformers(tmp_path)
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+        with pytest.raises(ValueError, match=r"index\.json is damaged .*it lists no files"):
+            weights.from_transformers(tmp_path)
         (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
-        with pytest.raises(ValueError, match="damaged as an index of shards .its files lie outside"):
+        with pytest.raises(ValueError, match="damaged as an index of shards .it lists no files, or some outside"):
             weights.from_transformers(tmp_path)
         return
     (tmp_path / "config.json").write_text("{")
@@ -320,11 +323,95 @@ def test_what_timm_cannot_express_is_refused():
     for changes, message in (
         ({"head": "mlp"}, "hidden layer"),
         ({"position": "relative"}, "relative positions"),
-        ({"position": "rotary"}, "rotary positions"),
         ({"distillation": True, "registers": 1}, "registers beside"),
         ({"distillation": True, "pool": "mean"}, "mean beside"),
     ):
         with pytest.raises(ValueError, match=f"timm's VisionTransformer has no .*{message}"):
+            weights.to_timm(ViT(dataclasses.replace(base, **changes)))
+
+
+# ---- timm's Eva
+
+EVA = {
+    "attention of its own, without a bias of keys": {"attn_type": "eva", "num_reg_tokens": 2},
+    "columns first, as published": {"rope_grid_indexing": "xy", "init_values": 0.1},
+    "halves paired": {"rope_rotate_half": True, "img_size": (16, 24), "patch_size": (4, 8), "qk_norm": True},
+    "halves, columns first, all parts": {"rope_rotate_half": True, "rope_grid_indexing": "xy", "img_size": (24, 8),
+                                         "qk_norm": True, "swiglu_mlp": True, "init_values": 0.1, "num_reg_tokens": 3},
+    "three projections, gate in two layers": {"qkv_fused": False, "swiglu_mlp": True, "swiglu_align_to": 8},
+    "no query bias": {"qkv_bias": False, "num_heads": 2},
+    "average, any size": {"global_pool": "avg", "class_token": False, "dynamic_img_size": True, "img_size": (20, 12),
+                          "in_chans": 1, "norm_layer": functools.partial(nn.LayerNorm, eps=0.01)},
+    "average beside a class token, norm before": {"global_pool": "avg", "use_fc_norm": False},
+    "a table of positions": {"use_abs_pos_emb": True, "use_rot_pos_emb": False, "num_reg_tokens": 2},
+    "one row": {"img_size": (4, 24)},
+    "DINOv3": {"rope_type": "dinov3", "rope_rotate_half": True, "num_reg_tokens": 4, "init_values": 1e-5,
+               "qkv_bias": False, "img_size": (12, 20), "use_fc_norm": False, "global_pool": "avg"},
+    "DINOv3 with a gate": {"rope_type": "dinov3", "swiglu_mlp": True, "rope_grid_indexing": "xy"},
+}
+
+
+def eva(**changes):
+    shape = {"attn_type": "rope", "global_pool": "token", "use_abs_pos_emb": False, "use_rot_pos_emb": True,
+             "rope_temperature": 100.0, "head_init_scale": 1.0}
+    return perturbed(timm.models.eva.Eva(**(TINY | shape | changes)))
+
+
+@pytest.mark.parametrize("case", EVA)
+def test_logits_equal_those_of_timms_eva_both_ways(case):
+    theirs = eva(**EVA[case])
+    missing = {"no query bias": "query, key and value", "DINOv3": "query, key and value"}.get(case)
+    missing = "keys" if EVA[case].get("attn_type") == "eva" else missing
+    ours = loud(lambda: weights.from_timm(theirs), *([f"whose {missing} have no bias: zeros"] if missing else []))
+    size, channels = EVA[case].get("img_size", (16, 16)), EVA[case].get("in_chans", 3)
+    same(ours, theirs, size, channels)
+    back = weights.to_timm(ours)
+    assert type(back).__name__ == ("VisionTransformer" if case == "a table of positions" else "Eva")
+    same(ours, back, size, channels)
+    assert weights.from_timm(back).config == ours.config
+
+
+@pytest.mark.parametrize("kind", ["rotary", "rotary-image"])
+def test_what_a_state_dict_of_rotary_positions_does_not_tell(kind):
+    ours = perturbed(ViT(ViTConfig((16, 24), 4, 3, 5, 24, 2, 3, 40, position=kind, qk_norm=True, mlp="swiglu")))
+    state = weights.to_timm(ours).state_dict()
+    told = {"num_heads": 3, "pool": "token", "gelu": "exact", "layer_norm_eps": 1e-6}
+    with pytest.raises(ValueError, match="without a table of positions; pass position='none' or 'rotary'"):
+        weights.from_timm(state, image_size=(16, 24), **told)
+    with pytest.raises(ValueError, match="no table of positions, which alone tells the size; pass image_size="):
+        weights.from_timm(state, position=kind, **told)
+    with pytest.raises(ValueError, match="without a table of positions, and position is 'learned-1d'"):
+        weights.from_timm(state, image_size=(16, 24), position="learned-1d", **told)
+    with pytest.raises(ValueError, match="with a table of positions, and position is 'rotary'"):
+        weights.from_timm(timm_vit().state_dict(), position="rotary", **told)
+    read = loud(lambda: weights.from_timm(state, image_size=(16, 24), position=kind, **told),
+                f"does not tell how '{kind}' positions turn: assumed is .* temperature 100.*pass it live")
+    same(read, ours, (16, 24))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"use_abs_pos_emb": True}, "a table of positions beside rotary ones"),
+    ({"rope_temperature": 10_000.0}, r"angles of this RotaryEmbeddingCat; .* both at temperature 100 .here 10000"),
+    ({"rope_grid_offset": 0.5}, "angles of this RotaryEmbeddingCat"),
+    ({"ref_feat_shape": 3}, "angles of this RotaryEmbeddingCat"),
+    ({"rope_type": "mixed"}, "rope.freqs: rotary positions whose angles are learned or stored"),
+    ({"rope_type": "mrope", "embed_dim": 192}, "angles of this RotaryEmbeddingMRope"),
+    ({"num_kv_heads": 1, "qkv_fused": False}, "keys that several heads share"),
+    ({"use_post_norm": True}, "EvaBlockPostNorm here; expected timm's Block or EvaBlock"),
+    ({"scale_mlp": True, "swiglu_mlp": True}, "blocks.0.mlp.norm.weight: a norm inside"),
+    ({"use_pre_transformer_norm": True}, "norm_pre.weight: a norm before the first block"),
+    ({"global_pool": "max"}, "global_pool='max'"),
+])
+def test_what_eva_has_and_we_cannot_express_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        weights.from_timm(eva(**changes))
+
+
+def test_what_eva_cannot_express_is_refused():
+    base = ViTConfig(16, 4, 3, 5, 24, 1, 3, 40, position="rotary")
+    for changes, message in (({"head": "mlp"}, "hidden layer"), ({"distillation": True}, "distillation token beside"),
+                             ({"gelu": "tanh"}, "approximate GELU beside rotary")):
+        with pytest.raises(ValueError, match=f"timm's Eva has no .*{message}"):
             weights.to_timm(ViT(dataclasses.replace(base, **changes)))
 
 
@@ -451,8 +538,12 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="array.npz is no whole .npz"):
         weights.from_npz(tmp_path / "array.npz")
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "module.pth")
-    with pytest.raises(ValueError, match="holds more than tensors"):
+    with pytest.raises(ValueError, match="holds more than tensors .only running it would tell.; .*state_dict.. alone"):
         weights.from_timm(tmp_path / "module.pth")
+    for content in (b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x89HDF\r\n" + bytes(99)):
+        (tmp_path / "other.pth").write_bytes(content)
+        with pytest.raises(ValueError, match=r"other\.pth .*of neither safetensors nor torch\.save, for it begins"):
+            weights.from_timm(tmp_path / "other.pth")
     torch.save([1], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds a list"):
         weights.from_timm(tmp_path / "list.pth")
@@ -540,17 +631,55 @@ def test_a_backbone_of_transformers_gets_a_new_head():
 def test_what_transformers_has_and_we_cannot_express_is_refused():
     with pytest.raises(ValueError, match="hidden_act='quick_gelu'"):
         weights.from_transformers(hf_vit(hidden_act="quick_gelu"))
-    dino3 = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**HF))
-    with pytest.raises(ValueError, match="rope_embeddings: rotary positions, which turn queries and keys"):
+    dino3 = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**HF, rope_theta=50.0))
+    with pytest.raises(ValueError, match="cannot express rope_theta=50.0; it knows 100"):
         weights.from_transformers(dino3)
+    relu = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**HF, use_gated_mlp=True, hidden_act="gelu"))
+    with pytest.raises(ValueError, match="hidden_act='gelu' here; it knows .* the SiLU of a gate"):
+        weights.from_transformers(relu)
     siglip = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**HF))
-    with pytest.raises(ValueError, match="SiglipVisionModel; expected a ViT, DeiT or DINOv2 of transformers"):
+    with pytest.raises(ValueError, match="SiglipVisionModel; expected a ViT, DeiT, DINOv2 or DINOv3 of transformers"):
         weights.from_transformers(siglip)
     clip = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**HF))
     with pytest.raises(ValueError, match="pre_layrnorm.weight: a norm before the first block; ours enter it"):
         weights.from_transformers(clip)
     with pytest.raises(ValueError, match="not the weights of a transformers ViT"):
         weights.from_transformers(torchvision.models.resnet18(num_classes=2).state_dict())
+
+
+DINOV3 = {
+    "plain": {},
+    "registers, not square": {"num_register_tokens": 4, "image_size": (16, 24)},
+    "a gate": {"use_gated_mlp": True, "hidden_act": "silu", "image_size": (8, 20), "num_attention_heads": 2},
+    "a bias of keys, other patches": {"key_bias": True, "layer_norm_eps": 0.01, "patch_size": (4, 8),
+                                      "image_size": (12, 24), "num_channels": 1, "hidden_act": "gelu_new"},
+    "no query bias": {"query_bias": False, "value_bias": False},
+}
+
+
+@pytest.mark.parametrize("case", DINOV3)
+def test_states_equal_those_of_dinov3(case, tmp_path):
+    changes = DINOV3[case]
+    theirs = perturbed(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**(HF | changes))))
+    theirs.save_pretrained(tmp_path)
+    size, channels = changes.get("image_size", (16, 16)), changes.get("num_channels", 3)
+    missing = {"no query bias": "query, key and value have no bias", "a bias of keys, other patches": None}
+    missing = missing.get(case, "keys have no bias")
+    heard = [f"whose {missing}: zeros"] * bool(missing) + ["without a head: a new one, for 1000 classes"]
+    ours = loud(lambda: weights.from_transformers(theirs), *heard)
+    told = {"num_heads": ours.config.num_heads, "layer_norm_eps": ours.config.layer_norm_eps,
+            "gelu": ours.config.gelu}
+    with pytest.raises(ValueError, match="no table of positions, which alone tells the size; pass image_size="):
+        weights.from_transformers(theirs.state_dict(), **told)
+    bare = loud(lambda: weights.from_transformers(theirs.state_dict(), image_size=size, **told),
+                *heard[:-1], "assumed is (mlp='swiglu', )?position='rotary-image': pass", heard[-1])
+    folder = loud(lambda: weights.from_transformers(tmp_path), *heard)
+    wider = ours.at_resolution((2 * size[0], size[1]))
+    for model, height in ((ours, size[0]), (bare, size[0]), (folder, size[0]), (wider, 2 * size[0])):
+        images = torch.randn(2, channels, height, size[1])
+        states = theirs(images).last_hidden_state
+        assert states.std() > 0.1
+        torch.testing.assert_close(model.encode(model.embed(images)), states, rtol=0, atol=1e-4)
 
 
 def dinov2(registers=0, kind="Model", **changes):

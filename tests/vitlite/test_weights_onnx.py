@@ -254,6 +254,7 @@ TO_ONNX = {
     "every token": lambda: ViT(ViTConfig(16, 4, 1, 5, 24, 2, 3, 40, distillation=True, registers=2, gelu="tanh")),
     "relative positions": lambda: ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40, position="relative", pool="mean")),
     "rotary positions": lambda: ViT(ViTConfig((16, 24), 4, 3, 5, 24, 1, 3, 40, position="rotary")),
+    "rotary positions of the image": lambda: ViT(ViTConfig((16, 24), 4, 3, 5, 24, 1, 3, 40, position="rotary-image")),
     "a modern block": lambda: ViT(ViTConfig(16, 4, 3, 5, 24, 2, 3, 16, registers=4, qk_norm=True, mlp="swiglu")),
     "a hybrid": lambda: ViT(ViTConfig(16, 4, 3, 5, 24, 1, 3, 40), hybrid.ResNetStem(24, width=8, blocks=1)),
     "a ResNet": lambda: ResNet(ResNetConfig(width=8, blocks=1, num_classes=5)),

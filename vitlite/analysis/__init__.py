@@ -25,12 +25,7 @@ from vitlite.analysis.attention import (
     uniform_attention_distance,
     without_query,
 )
-from vitlite.analysis.embeddings import (
-    Filters,
-    bias_by_offset,
-    embedding_filters,
-    position_similarity,
-)
+from vitlite.analysis.embeddings import Filters, bias_by_offset, embedding_filters, position_similarity
 from vitlite.analysis.localisation import (
     Localisation,
     bootstrap,

@@ -69,9 +69,6 @@ def without_query(attention: Iterable[Tensor], grid: tuple[int, int]) -> Iterato
     uniform attention without looking near. Its distance is the same on these maps; that of a head that looks near its
     query is smaller than on these.
 
-    Args:
-        attention: ``[B, heads, T, T]`` for each layer.
-
     Yields:
         ``[B, heads, N, N]`` for each layer, among patches: tokens before them are left out, as in
         ``mean_attention_distance``. All rows of an image and head are the same, and sum to 1.
@@ -94,9 +91,6 @@ def attention_entropy(attention: Iterable[Tensor]) -> Tensor:
     """How widely each head looks: the entropy of its rows in nats, averaged over all queries, prefix tokens included.
 
     From 0, all weight on one token, to the logarithm of the number of tokens, all alike.
-
-    Args:
-        attention: ``[B, heads, T, T]`` for each layer.
 
     Returns:
         ``[layers, heads]``, the mean over images.
@@ -121,7 +115,6 @@ def class_attention(
     """Where the class token looks, layer by layer: its row of weights on the patches.
 
     Args:
-        attention: ``[B, heads, T, T]`` for each layer.
         token: Which of the tokens before the patches; 0 is the class token. None is the mean of the patches' rows, for
             models that average the patches.
         per_head: Keep the heads apart; otherwise their mean.

@@ -117,7 +117,7 @@ def bootstrap(values: Tensor) -> tuple[float, float, float]:
 @torch.no_grad()
 def deletion_curve(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float],
-    *, least_first: bool = False, per_image: bool = False,
+    *, least_first: bool = False,
 ) -> Tensor:
     """Accuracy while patches are blanked, those with the largest values first: does the map say what matters?
 
@@ -132,11 +132,9 @@ def deletion_curve(
         ranking: ``[B, rows, cols]``, how important each patch is said to be.
         shares: Which shares of the patches to blank, each in [0, 1].
         least_first: Blank those with the smallest values first.
-        per_image: Keep the images apart.
 
     Returns:
-        float32 ``[len(shares)]``, the accuracy at each share; or ``[len(shares), B]``, 1 where an image is answered
-        right and 0 elsewhere.
+        float32 ``[len(shares)]``, the accuracy at each share.
 
     Example:
         >>> brightest = lambda images: images.mean(dim=1).flatten(1)  # "class": the brightest pixel
@@ -152,8 +150,7 @@ def deletion_curve(
     for step in steps:
         answers = model(images.where(rank >= step, 0)).argmax(dim=1)
         right.append((answers == labels.to(answers.device)).float())
-    each = torch.stack(right).cpu()
-    return each if per_image else each.mean(dim=1)
+    return torch.stack(right).cpu().mean(dim=1)
 
 
 def insertion_curve(

@@ -52,10 +52,7 @@ def attention_rollout(
 def iter_rollout(
     attention: Iterable[Tensor], *, fusion: str = "mean", discard: float = 0.0, residual: float = 0.5
 ) -> Iterator[Tensor]:
-    """The rollout up to each layer; arguments and errors as for ``attention_rollout``.
-
-    Yields:
-        ``[B, T, T]`` after each layer.
+    """The rollout up to each layer, each ``[B, T, T]``; arguments and errors as for ``attention_rollout``.
 
     Example:
         >>> len(list(iter_rollout([torch.eye(3).expand(1, 2, 3, 3)] * 4)))

@@ -211,7 +211,6 @@ def cutmix(
     Args:
         images: ``[B, C, H, W]``.
         targets: int64 labels ``[B]``, or probabilities ``[B, classes]``.
-        classes: Number of classes.
         share: Share of the images, between 0 and 1, into which something is pasted.
 
     Returns:
@@ -297,8 +296,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: ``[B, C, H, W]``, uint8 or float, white being 255.
-        mean: Mean of each channel, on the scale where white is 1.
-        std: Standard deviation of each channel, on the same scale.
+        mean, std: Mean and standard deviation of each channel, on the scale where white is 1.
 
     Example:
         >>> normalise(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), mean=[0.5], std=[0.25])

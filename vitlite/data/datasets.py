@@ -145,10 +145,8 @@ def load(
     Raises:
         FileNotFoundError: if the path does not exist.
         ValueError: for an unknown name, and for files that do not have the form above.
-        NotADirectoryError: if the root is a file.
         ConnectionError: if CIFAR has to be downloaded and cannot be.
         RuntimeError: if the downloaded archive is not the expected one, for example because it was cut short.
-        OSError: if there is no room to keep it.
 
     Example:
         >>> sets = load("scenes", train_images=100, held_out=20, image_size=(32, 48))

@@ -19,7 +19,9 @@ SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 ADVICE = "replace it, save it again as an 8-bit PNG or JPEG (a smaller one, if it was too large), or take it out"
 PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # the mode that a profile's colours have
-BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF: bits of a sample; 0 where the largest value is black
+BITS, PHOTOMETRIC, SIGN = 258, 262, 339  # tags of a TIFF: bits of a sample; 0 where the largest is black; 2 if signed
+SCALED = ("L;2", "L;4", "RGB;16B")  # whose values Pillow brings to 8 bits, but not the see-through one
+SRGB = ("sRGB", "sRGB IEC61966-2.1", "sRGB built-in")  # and not every name that begins so: some are linear
 
 
 def read(file: str | Path) -> np.ndarray:
@@ -63,6 +65,7 @@ def content(file: str | Path) -> bytes:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     tags, deep = getattr(image, "tag_v2", {}), image.mode.startswith("I;16")
     deep = deep or (image.mode == "I" and image.format in ("PNG", "PPM"))  # which have no 32 bits
+    form = image.tile and image.tile[0][3]
     image, info = ImageOps.exif_transpose(image), image.info
     key = image.info.get("transparency")  # the value, or colour, that is see-through
     if deep:
@@ -71,10 +74,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         pixels = 255 - pixels if tags.get(PHOTOMETRIC) == 0 else pixels
         pixels[values == (-1 if key is None else key)] = 255
         return np.array(_in_srgb(Image.fromarray(pixels), info))
-    if image.mode not in MODES:
+    if image.mode not in MODES or 2 in tags.get(SIGN, ()):
         raise ValueError(f"its mode is {image.mode}, whose range is not known")
-    if key is not None and not isinstance(key, bytes) and np.max(key) > 255:
-        raise ValueError(f"its mode is {image.mode} with a see-through colour of 16 bits")
+    if not isinstance(key, bytes | None) and (form in SCALED or np.max(key) > 255):
+        raise ValueError(f"its mode is {image.mode} with a see-through colour of another depth")
     if key is not None or "A" in image.mode:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.array(_in_srgb(image, info))
@@ -85,7 +88,7 @@ def _in_srgb(image: Image.Image, info: dict) -> Image.Image:
     if not info.get("icc_profile"):
         return image.convert("RGB")
     profile = ImageCms.ImageCmsProfile(io.BytesIO(info["icc_profile"]))
-    if ImageCms.getProfileDescription(profile).startswith("sRGB"):
+    if ImageCms.getProfileDescription(profile).strip() in SRGB:
         return image.convert("RGB")
     space = profile.profile.xcolor_space.strip()
     if space not in PROFILED or (space == "CMYK") != (image.mode == "CMYK"):

@@ -122,9 +122,6 @@ def _draw(seed: int, indices: Array, purpose: str, ranges: dict[str, tuple[float
 def describe(indices: Sequence[int] | Array, seed: int = 0, cues: Cues | None = None) -> dict[str, Array]:
     """What is in the scenes, before anything is drawn.
 
-    Args:
-        indices: [N] numbers of the images.
-
     Returns:
         Arrays of length N by name: ``label``, and ``shape``, ``hue`` and ``texture``, the classes that each cue shows
         (all int64), beside every quantity of `RANGES` (float32).

@@ -96,11 +96,7 @@ def similarity_explorer(similarity: Array, title: str = "Position similarity") -
 
 
 def attention_explorer(
-    attention: Iterable[Array],
-    image: Array,
-    grid: Grid,
-    layers: Sequence[int] | None = None,
-    title: str = "Where a patch looks",
+    attention: Iterable[Array], image: Array, grid: Grid, layers: Sequence[int] | None = None
 ) -> Explorer:
     """Choose a layer and a head, point at a patch, and see how much it attends to each other one.
 
@@ -110,7 +106,6 @@ def attention_explorer(
         attention: For each layer the attention of one image, ``[heads, tokens, tokens]`` or ``[1, heads, tokens,
             tokens]``: a tensor, a list, or an iterator such as ``model.iter_attention(image[None])``.
         image: ``[C, H, W]`` or ``[H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        grid: Rows and columns of patches.
         layers: The layers to show, counted from 1; by default all. 8 bits a weight: 400 KB hold 4 layers of 12 heads
             with 65 tokens, say.
 
@@ -146,19 +141,16 @@ def attention_explorer(
     fewer = tuple(chosen[::2]) if shown > 1 else "…"
     advice = (f"{shown} layers × {heads} heads × {tokens}² tokens; leave out layers (layers={fewer}) or heads "
               "([layer[:4] for layer in attention]), or average them ([layer.mean(0)[None] for layer in attention])")
-    return _explorer(title, description, figure, advice)
+    return _explorer("Where a patch looks", description, figure, advice)
 
 
-def rollout_explorer(
-    maps: Array, images: Array, label: str = "attention rollout", title: str = "Rollout, layer by layer"
-) -> Explorer:
+def rollout_explorer(maps: Array, images: Array) -> Explorer:
     """Move through the layers and see how a map over the image builds up, for several images at once.
 
     Args:
         maps: ``[images, layers, rows, cols]``, not negative: for each image and layer a weight a patch, such as the
             class token's row of the rollout up to that layer.
         images: ``[images, C, H, W]`` or ``[images, H, W, C]`` with one or three channels; uint8, or floats in [0, 1].
-        label: What the maps measure, with its unit.
 
     Example:
         >>> rollout_explorer(np.ones((1, 6, 4, 4)), np.zeros((1, 8, 8, 3))).title
@@ -175,7 +167,7 @@ def rollout_explorer(
         number = f" {index + 1}" if count > 1 else ""
         panels += [
             {"name": f"image{number}", "image": _picture(image, grid)},
-            {"name": f"map{number}", "first": index * depth, "strides": [1], "unit": label},
+            {"name": f"map{number}", "first": index * depth, "strides": [1], "unit": "attention rollout"},
         ]
     figure = {
         "grids": [grid],
@@ -184,9 +176,9 @@ def rollout_explorer(
         "columns": 2 if count == 1 else 4,
         **_bytes(values.reshape(count * depth, -1), 0.0, values.max((2, 3)).ravel()),
     }
-    description = (f"{_capital(label)} over {count} image{'s' * (count > 1)} of {grid[0]} × {grid[1]} patches, after "
+    description = (f"Attention rollout over {count} image{'s' * (count > 1)} of {grid[0]} × {grid[1]} patches, after "
                    f"each of {depth} layers, each image beside its map. A slider chooses the layer. {POINT}")
-    return _explorer(title, description, figure, "pass fewer images, or fewer layers")
+    return _explorer("Rollout, layer by layer", description, figure, "pass fewer images, or fewer layers")
 
 
 def resolution_explorer(
@@ -227,8 +219,9 @@ def resolution_explorer(
         **_bytes(padded, *scale),
     }
     first, last = tables[0].shape, tables[-1].shape
-    description = (f"{_capital(label)}, for each position of {len(names)} tables, from {names[0]} ({first[0]} × "
-                   f"{first[1]} positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the table. {POINT}")
+    description = (f"{label[:1].upper()}{label[1:]}, for each position of {len(names)} tables, from {names[0]} "
+                   f"({first[0]} × {first[1]} positions) to {names[-1]} ({last[0]} × {last[1]}). A slider chooses the "
+                   f"table. {POINT}")
     return _explorer(title, description, figure, "pass fewer tables")
 
 
@@ -314,10 +307,6 @@ def _base64(data: bytes) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.2g}".replace("-", "−")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _explorer(title: str, description: str, figure: dict, too_large: str) -> Explorer:

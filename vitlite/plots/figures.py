@@ -127,10 +127,7 @@ def heatmaps(
     label: str | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw maps side by side, on one colour scale.
-
-    Args:
-        maps: ``[N, h, w]``.
+    """Draw maps ``[N, h, w]`` side by side, on one colour scale.
 
     Example:
         >>> len(heatmaps(np.random.rand(3, 8, 8), label="attention").axes)  # three maps and a colour bar
@@ -165,7 +162,6 @@ def matrix(
 
     Args:
         values: ``[rows, columns]``.
-        annotate: Write each value into its cell.
         fmt: How a value is written, as in ``format(value, fmt)``.
 
     Example:

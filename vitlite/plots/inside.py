@@ -18,7 +18,6 @@ def filter_tiles(series: Mapping[str, Array], columns: int = 14, title: str | No
 
     Args:
         series: ``{label: [n, C, P, P]}`` with one or three channels; one block of rows for each label.
-        columns: Tiles in a row.
 
     Example:
         >>> len(filter_tiles({"before": np.random.randn(28, 3, 4, 4), "after": np.random.randn(28, 3, 4, 4)}).axes)

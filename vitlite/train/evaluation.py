@@ -87,15 +87,12 @@ def outputs(
     """What a model makes of every image of a split: logits, features, or whatever a call gives.
 
     It computes in float32 unless a ``dtype`` is named, as ``evaluate`` does. A measure of a trained model names none,
-    so that it is the same on every device; the validations during training have the precision of the training.
+    so that it is the same on every device; the validations during training have the precision of the training. What is
+    not said here is as for ``evaluate``.
 
     Args:
-        model: Put in evaluation mode meanwhile; it computes where its parameters are.
-        split: The images; their labels do not matter.
         call: Normalised images ``[B, C, H, W]`` to one tensor or several, the batch first: ``model.features``, for one.
             By default the model itself.
-        batch_size: Images at a time; it does not change the result.
-        dtype: Reduced precision to compute in.
 
     Returns:
         float32 on the CPU, ``[N, ...]``; a tuple where the call gives several.
@@ -119,7 +116,7 @@ def outputs(
 @contextlib.contextmanager
 def _at_rest(model: nn.Module) -> Iterator[torch.device]:
     """The model in evaluation mode, what it draws at random always the same (masks, for one); gives its device."""
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.zeros(0)).device
     with modes_kept(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.eval()
         torch.manual_seed(0)

@@ -13,16 +13,13 @@ MOMENTUM = 0.95  # decay of the running sum of gradients that is orthogonalised,
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrix, roughly: all singular values come to lie near 1 (between about 0.7 and 1.2).
+    """The nearest orthogonal matrices, roughly: singular values come to lie near 1 (between about 0.7 and 1.2).
 
     A step of the Newton-Schulz iteration multiplies matrices and nothing else, so it is fast in bfloat16 on a GPU; a
     singular value decomposition gives the exact answer and is many times slower.
 
     Args:
-        matrices: ``[K, m, n]``; convolutions are flattened to matrices before.
-
-    Returns:
-        bfloat16 ``[K, m, n]``.
+        matrices: ``[K, m, n]``, as the result is in bfloat16; convolutions are flattened to matrices before.
 
     Example:
         >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(1, 8, 16)).float())

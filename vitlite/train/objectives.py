@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitlite import checks
+
 __all__ = ["Objective", "classify", "distil"]
 
 # (model, images [B, C, H, W], targets: labels [B] or probabilities [B, classes]) -> (mean loss, number of right
@@ -35,7 +37,8 @@ def classify(label_smoothing: float = 0.0, classes: int | None = None) -> Object
     """
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(images).float()
+        checks.kind(Tensor, logits=(answer := model(images)))
+        logits = answer.float()
         if classes is not None and logits.shape != (len(images), classes):
             raise ValueError(f"for {len(images)} image(s) the model gives {list(logits.shape)}, but the data have "
                              f"{classes} classes; give it a head for so many, a ViT by model.reset_head({classes})")

@@ -96,9 +96,8 @@ class Recipe:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it lies in [0, 1)")
         if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps} of {self.steps} steps; it must end before the run does"
-            )
+            raise ValueError(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; it must end before the run "
+                             "does")
         if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.mixup < math.inf):
             raise ValueError(f"learning_rate is {self.learning_rate}, weight_decay is {self.weight_decay}, mixup is "
                              f"{self.mixup}; the first must be above 0, the others not below, and all finite")
@@ -107,9 +106,8 @@ class Recipe:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}; expected two numbers in [0, 1)")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
-            raise ValueError(
-                f"micro_batch is {self.micro_batch}, batch_size is {self.batch_size}; the first must divide the second"
-            )
+            raise ValueError(f"micro_batch is {self.micro_batch}, batch_size is {self.batch_size}; the first must "
+                             "divide the second")
 
     def replace(self, **changes) -> Recipe:
         """A copy with some fields changed."""

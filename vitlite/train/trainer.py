@@ -72,7 +72,6 @@ class Trainer:
 
     Args:
         model: Any module from images ``[B, C, H, W]`` to logits ``[B, classes]``; it is trained in place.
-        recipe: How to train.
         seed: One seed makes one result on one machine.
         device: Where to train; by default as ``device.default_device`` says.
         objective: What to ask of the model; classification with the recipe's label smoothing by default. If it is a
@@ -91,7 +90,6 @@ class Trainer:
         history: What happened, as plain lists: ``step``, ``loss``, ``train_accuracy`` (on augmented images),
             ``learning_rate``, ``images_per_second``; ``val_step``, ``val_loss``, ``val_accuracy``; and as one number
             each ``kept_step``, the step whose weights were kept, and the ``seconds`` so far.
-        step: Steps done.
 
     Example:
         >>> from vitlite import ViT, ViTConfig, data
@@ -142,9 +140,6 @@ class Trainer:
 
         Args:
             data: Splits; ``train`` is trained on, ``validation`` watched, ``test`` never touched.
-
-        Returns:
-            ``history``.
 
         Raises:
             FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays at
@@ -228,11 +223,7 @@ class Trainer:
     # ---- one step
 
     def _train_step(self, learner: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """One update from a whole batch, of which this process takes its pieces, one after the other.
-
-        Returns:
-            The mean loss over these pieces, and the number of right answers.
-        """
+        """One update from a whole batch; the mean loss over this process's pieces, and the number of right answers."""
         for group in self.optimizer.param_groups:
             group["lr"] = recipes.learning_rate(self.recipe, self.step)
         self.optimizer.zero_grad()

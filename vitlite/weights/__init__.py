@@ -5,12 +5,12 @@ deviation its images were normalised with, and the record it came from. Tensors 
 
 The ``from_...`` functions work alike. Each takes a live model, a state dict or a file, gives a new model in
 evaluation mode whose logits are the same, and loads everything or nothing. A live model says all there is to know;
-a state dict leaves out the number of heads, the epsilon of the LayerNorms and the form of the GELU, so these are
-assumed as the library has them unless they are given. Dropout rates are not taken over. Layer scale is folded into
-the layer in front of it, exactly. What ``ViTConfig`` cannot express, such as a gated attention, is refused by name.
-Another ``image_size`` or ``num_classes`` than the weights were made for can be asked for: positions are resampled by
-the library's own convention, the head starts anew at zero, and a warning says so. An encoder without a head gets a
-new one in the same way.
+a state dict leaves out the number of heads, the epsilon of the LayerNorms, the form of the GELU and how rotary
+positions turn, so these are assumed as the library has them unless they are given. Dropout rates are not taken over.
+Layer scale is folded into the layer in front of it, exactly. What ``ViTConfig`` cannot express, such as a gated
+attention, is refused by name. Another ``image_size`` or ``num_classes`` than the weights were made for can be asked
+for: positions are resampled by the library's own convention, the head starts anew at zero, and a warning says so. An
+encoder without a head gets a new one in the same way.
 
 A file that is not there raises a ``FileNotFoundError``; one that is damaged, of another architecture, or does not fit
 raises a ``ValueError`` which lists what is wrong; a source or model of another kind a ``TypeError``; and a package that

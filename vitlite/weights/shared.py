@@ -27,7 +27,7 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 
 # What ViTConfig cannot express, by the names it has in the libraries, and what ours has instead.
 INEXPRESSIBLE = {
-    r"rope|rotary": "rotary positions, which turn queries and keys; ours are not filled from other libraries",
+    r"rope|rotary": "rotary positions whose angles are learned or stored; ours follow from the grid",
     r"norm_pre|pre_?layr?norm": "a norm before the first block; ours enter it as they are",
     r"attn_pool|MAPHead": "attention pooling, a layer of its own; ours takes the class token or the mean",
     r"att\w+\.gate": "a gated attention, which multiplies its output; ours leaves it as it is",
@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     layer_norm_eps: float | None
     gelu: str | None
     pool: str | None
+    position: str | None
 
 
 class Library(NamedTuple):
@@ -166,10 +167,8 @@ def _check_state(state: object) -> None:
     checks.kind(Mapping, state=state)
     for name, value in state.items():
         if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise TypeError(
-                f"expected a state dict, a tensor for every name, but {name!r} is a {type(value).__name__}; pass "
-                "model.state_dict()"
-            )
+            raise TypeError(f"expected a state dict, a tensor for every name, but {name!r} is a "
+                            f"{type(value).__name__}; pass model.state_dict()")
 
 
 READERS = {".npz": "from_npz", ".onnx": "from_onnx"}
@@ -188,11 +187,15 @@ def _file(path: Path) -> object:
         raise ValueError(f"{path} is an {path.suffix} file; read it with {READERS[path.suffix]}")
     if path.name.endswith(".index.json"):
         return _shards(path)
-    with decoding(path, "damaged, or holds more than tensors",
-                         "fetch it again, or save model.state_dict() alone"):
+    with decoding(path, "damaged, or holds more than tensors", "fetch it again, or save model.state_dict() alone"):
         if head[8:9] != b"{":
-            with open(path, "rb") as file:  # by its name, torch would go by the suffix
-                return torch.load(file, map_location="cpu", weights_only=True)
+            if not head.startswith((b"PK", b"\x80")):
+                raise ValueError(f"it is of neither safetensors nor torch.save, for it begins with {head!r}")
+            try:
+                with open(path, "rb") as file:  # by its name, torch would go by the suffix
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # of which some advise to run whatever the file holds
+                raise ValueError("only running it would tell") if "weights_only" in str(error) else error from None
         with safetensors.safe_open(path, "pt") as file:
             ours = "vitlite" in (file.metadata() or {})
             state = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
@@ -207,8 +210,8 @@ def _shards(path: Path) -> dict[str, Tensor]:
     with decoding(path, "damaged as an index of shards", advice):
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
-        if any(Path(name).name != name for name in files):
-            raise ValueError("its files lie outside of the folder")
+        if not files or any(Path(name).name != name for name in files):
+            raise ValueError("it lists no files, or some outside of the folder")
     state = {}
     for name in files:
         state |= _file(path.parent / name)
@@ -234,9 +237,8 @@ def epsilon(model: nn.Module) -> float:
 def one_epsilon(values: set[float]) -> float:
     """The only one of them."""
     if len(values) != 1:
-        raise ValueError(
-            f"ViTConfig has one epsilon for every LayerNorm; this model has {sorted(values) or 'no LayerNorm'}"
-        )
+        raise ValueError("ViTConfig has one epsilon for every LayerNorm; this model has "
+                         f"{sorted(values) or 'no LayerNorm'}")
     return values.pop()
 
 
@@ -263,9 +265,8 @@ def refuse_names(library: Library, names: Iterable[str]) -> None:
         if named := [name for name in names if re.search(pattern, name)]:
             refused.append(f"{named[0]}: {what}" + (f" ({len(named) - 1} more)" if len(named) > 1 else ""))
     if refused:
-        raise ValueError(
-            f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  " + "\n  ".join(refused)
-        )
+        raise ValueError(f"{library.title} with what ViTConfig cannot express; nothing was loaded:\n  "
+                         + "\n  ".join(refused))
 
 
 def names_of(model: nn.Module) -> list[str]:
@@ -337,24 +338,29 @@ def _ours(library: Library, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     refuse_names(library, state)
     for name, axes in (AXES | {name: axes for name, axes in OPTIONAL.items() if name in state}).items():
         if name not in state or state[name].ndim != axes:
-            raise ValueError(
-                f"these are not the weights of {library.title} with a plain patch projection: nothing in them is "
-                f"{name} with {axes} axes (first names: {first})" + _inside(library, state)
-            )
+            raise ValueError(f"these are not the weights of {library.title} with a plain patch projection: nothing in "
+                             f"them is {name} with {axes} axes (first names: {first})" + _inside(library, state))
+    remarks = []
     for name in [name for name in state if name.startswith("blocks.") and ".query." in name]:
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
+        if name.endswith("bias") and parts[1] not in state:
+            state[parts[1]] = torch.zeros_like(state[name])
+            remarks = [f"{library.title} whose keys have no bias: zeros stand in for it"]
         if all(part in state for part in parts):
             state[name.replace("query", "qkv")] = torch.cat([state.pop(part) for part in parts])
-    for name in [name for name in state if name.startswith("blocks.") and ".mlp.gate." in name]:
-        if (up := name.replace("gate", "up")) in state:
-            state[name.replace("gate", "expand")] = torch.cat([state.pop(name), state.pop(up)])
+    for name in [name for name in state if name.startswith("blocks.") and ".mlp.up." in name]:
+        gate = state.pop(name.replace("up", "gate"), None)
+        up = state.pop(name)
+        state[name.replace("up", "expand")] = up if gate is None else torch.cat([gate, up])
     _fold_layer_scale(state)
-    if "late_registers" in state and "position" in state and "class_token" in state:
-        table = state["position"]  # its first row is the class token's, registers come after positions are added
-        state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
-        state["registers"] = state.pop("late_registers")
+    if "late_registers" in state and "class_token" in state:
+        if (table := state.get("position")) is not None:
+            # its first row is the class token's, registers come after positions are added
+            state |= {"class_token": state["class_token"].float() + table[:, :1], "position": table[:, 1:]}
+        registers = state.pop("late_registers")
+        state |= {"registers": registers} if registers.numel() else {}
     if any(name.endswith(("qkv.bias", "query.bias")) for name in state):
-        return state, []
+        return state, remarks
     zeros = state["blocks.0.norm1.weight"].new_zeros(3 * len(state["blocks.0.norm1.weight"]))
     state |= {f"blocks.{block}.attention.qkv.bias": zeros for block in range(_depth(state))}
     return state, [f"{library.title} whose query, key and value have no bias: zeros stand in for it"]
@@ -408,12 +414,16 @@ def _config(
         channels, patch_size = stem["in_channels"], [stem["stride"] * stem["map_patch"]] * 2
     known = {"pool": "token"} | assumed | known
     if "num_heads" not in known and width % 64:
-        raise ValueError(
-            f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass num_heads="
-        )
-    if "position" not in state and known.get("position") != "none":
-        raise ValueError(f"{library.title} without position embeddings; if it has none, pass the live model")
+        raise ValueError(f"a state dict of {library.title} does not tell the number of heads, width is {width}; pass "
+                         "num_heads=")
     rows = state["position"].shape[1] if "position" in state else None
+    kind = known.get("position", "learned-1d" if rows else None)
+    if kind is None:
+        raise ValueError(f"{library.title} without a table of positions; pass position='none' or 'rotary', which its "
+                         "tensors do not tell, or the live model")
+    if (kind == "learned-1d") != (rows is not None):
+        raise ValueError(f"{library.title} {'with' if rows else 'without'} a table of positions, and position is "
+                         f"{kind!r}; ViTConfig has one kind of positions")
     tokens = {"class_token": "class_token" in state, "distillation": "distillation_token" in state,
               "registers": state["registers"].shape[1] if "registers" in state else 0}
     prefix = sum(tokens.values())
@@ -423,7 +433,7 @@ def _config(
     remarks = []
     if "image_size" in untold and asked is not None:
         untold.remove("image_size")  # it is as asked, or a remark says that it is resampled
-        if pair(asked) == size and size[0] // patch_size[0] != size[1] // patch_size[1] and _square(rows - prefix):
+        if pair(asked) == size and size[0] * patch_size[1] != size[1] * patch_size[0] and _square((rows or 0) - prefix):
             remarks.append(f"the {rows} positions of {library.title} are taken for images of {size[0]}×{size[1]}, as "
                            "asked, though they could be a square image's; of that, load it without image_size= and "
                            "use at_resolution")
@@ -456,6 +466,10 @@ def _config(
 def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[int], asked: Size | None) -> Size:
     """The size that a position table of so many rows was made for: the one asked for, or else square images'."""
     (tall, wide), wanted = patch_size, asked and pair(asked)
+    if rows is None:
+        if wanted is None:
+            raise ValueError(f"{library.title} has no table of positions, which alone tells the size; pass image_size=")
+        return wanted
     counts = rows - prefix, rows  # with and without rows for the prefix
     if wanted and (wanted[0] // tall) * (wanted[1] // wide) in counts and not (wanted[0] % tall or wanted[1] % wide):
         return wanted
@@ -477,6 +491,26 @@ def _square(patches: int) -> int:
 
 def _tidy(size: Sequence[int]) -> Size:
     return size[0] if size[0] == size[1] else (size[0], size[1])
+
+
+def rotary_order(head_width: int, halves: bool, columns_first: bool = False) -> Tensor:
+    """Which channel of their head each one of ours is: of pairs side by side, those of the row first."""
+    channels = torch.arange(head_width)  # both below [axis, frequency, pair]
+    channels = channels.view(2, 2, -1).permute(1, 2, 0) if halves else channels.view(2, -1, 2)
+    return (channels.flip(0) if columns_first else channels).flatten()
+
+
+def reordered(model: ViT, halves: bool, columns_first: bool = False, back: bool = False) -> ViT:
+    """The model with each head's queries and keys in our order of rotary channels, or back in theirs."""
+    order = rotary_order(model.config.embed_dim // model.config.num_heads, halves, columns_first)
+    order = order.argsort() if back else order
+    for attention in (block.attention for block in model.blocks):
+        for part in (attention.qkv.weight.data, attention.qkv.bias.data):
+            part = part.unflatten(0, (3, attention.num_heads, -1))[:2]  # a view: [query and key, h, D/h, ...]
+            part.copy_(part[:, :, order])
+        for norm in filter(None, (attention.query_norm, attention.key_norm)):
+            norm.weight.data, norm.bias.data = norm.weight.data[order], norm.bias.data[order]
+    return model
 
 
 # ---- theirs out of a model
@@ -505,7 +539,6 @@ def never_expressed(model: ViT) -> dict[str, bool]:
     checks.kind(ViT, model=model)
     return {
         "relative positions": model.config.position == "relative",
-        "rotary positions": model.config.position == "rotary",
         "hybrid stem of vitlite's": not isinstance(model.patch_embed, PatchEmbed),
     }
 

@@ -1,15 +1,19 @@
-"""timm's ``VisionTransformer``, its distilled DeiT and the paper's R50 hybrid, in; the first two also out."""
+"""timm's ``VisionTransformer``, its distilled DeiT, its ``Eva`` and the paper's R50 hybrid, in; all but it also out."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Unpack
 
+import torch
 from torch import Tensor, nn
 
-from vitlite.checks import Size, pair
+from vitlite import position
+from vitlite.checks import Grid, Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
 from vitlite.weights.shared import Library, Options, Source
@@ -37,6 +41,11 @@ LIBRARY = Library(
             "norm2": "norm2",
             "attn.qkv": "attention.qkv",
             "attn.proj": "attention.projection",
+            "attn.q_proj": "attention.query",
+            "attn.k_proj": "attention.key",
+            "attn.v_proj": "attention.value",
+            "attn.q_bias": "attention.query.bias",  # beside a qkv.weight of all three
+            "attn.v_bias": "attention.value.bias",
             "attn.q_norm": "attention.query_norm",
             "attn.k_norm": "attention.key_norm",
             "mlp.fc1": "mlp.expand",
@@ -67,12 +76,12 @@ R50 = {
 def from_timm(
     source: Source, *, image_size: Size | None = None, num_classes: int | None = None, **options: Unpack[Options]
 ) -> ViT:
-    """A ViT with the weights of timm's ``VisionTransformer`` or ``VisionTransformerDistilled`` (DeiT).
+    """A ViT with the weights of timm's ``VisionTransformer``, ``VisionTransformerDistilled`` (DeiT) or ``Eva``.
 
     Class token or average pooling, register tokens, prefix tokens with or without positions, the norm before or after
     pooling, normalised queries and keys, and SwiGLU are taken over. Layer scale (DeiT III, DINOv2) goes into the layer
-    in front of it. The released weights of DeiT and DINOv2 themselves have the same names. Of the hybrids, those with
-    the paper's ResNet-50 load.
+    in front of it. Rotary positions load where they turn as ours do, whatever the order of their channels. The released
+    weights of DeiT and DINOv2 themselves have the same names. Of the hybrids, those with the paper's ResNet-50 load.
 
     Args:
         source: The model, its state dict, or a file with the state dict (safetensors, or torch's, read with
@@ -87,6 +96,8 @@ def from_timm(
         gelu: ``"exact"`` or ``"tanh"``; as the model has it, or else exact.
         pool: ``"token"`` or ``"mean"``. A model tells it; for a state dict the mean is assumed where the norm follows
             pooling (``fc_norm``), else the class token.
+        position: ``"none"``, ``"rotary"`` or ``"rotary-image"``. A model tells it; a state dict without a table of
+            positions is refused without this.
 
     Example:
         >>> import timm
@@ -97,10 +108,18 @@ def from_timm(
     state, model = shared.read(source)
     norm_after = any(name.startswith("fc_norm.") for name in state)
     known = {"pool": "mean", "pool_norm": "after"} if norm_after else {}
+    halves, columns_first, remarks = False, False, []
     if model is not None:
-        known |= _known(model)
+        told, halves, columns_first = _known(model)
+        known |= told
     known |= shared.given(options)
-    return shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes)
+    if model is None and (kind := known.get("position")) in position.ROTARY:
+        halves = kind == "rotary-image"
+        remarks.append(f"a state dict does not tell how {kind!r} positions turn: assumed is what to_timm writes, "
+                       f"temperature 100, row before column, {'halves' if halves else 'neighbours'} paired; if the "
+                       "model differs, pass it live")
+    ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
+    return shared.reordered(ours, halves, columns_first) if ours.config.position in position.ROTARY else ours
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,8 +136,8 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_timm(model: ViT) -> nn.Module:
     """timm's model with the same logits, in evaluation mode; its ``state_dict()`` is what timm loads.
 
-    A ``VisionTransformerDistilled`` if there is a distillation token, else a ``VisionTransformer``. Any position
-    table becomes the learned one. Dropout rates are not taken over.
+    A ``VisionTransformerDistilled`` if there is a distillation token, an ``Eva`` with rotary positions, else a
+    ``VisionTransformer``. Any position table becomes the learned one. Dropout rates are not taken over.
 
     Example:
         >>> model = ViT(ViTConfig(16, 4, 3, 5, embed_dim=24, depth=1, num_heads=3, mlp_dim=48))
@@ -126,63 +145,100 @@ def to_timm(model: ViT) -> nn.Module:
         torch.Size([1, 5])
     """
     never, config = shared.never_expressed(model), model.config
-    shared.refuse("timm's VisionTransformer has no", {
+    rotary = config.position in position.ROTARY
+    shared.refuse(f"timm's {'Eva' if rotary else 'VisionTransformer'} has no", {
         "head with a hidden layer": config.head == "mlp",
+        "distillation token beside rotary positions": config.distillation and rotary,
+        "approximate GELU beside rotary positions": config.gelu == "tanh" and rotary,
         "registers beside a distillation token": config.distillation and config.registers > 0,
         "pooling of the mean beside a distillation token": config.distillation and config.pool == "mean",
     } | never)
     try:
         from timm.layers import Mlp, SwiGLUPacked
         from timm.models.deit import VisionTransformerDistilled
+        from timm.models.eva import Eva
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:
         raise ImportError("to_timm makes a model of timm's: install timm first") from error
     table = shared.full_table(model) if config.distillation else model.position_table()
     gated = config.mlp == "swiglu"
     after = config.pool == "mean" and config.pool_norm == "after"  # the same thing for a token
-    theirs = (VisionTransformerDistilled if config.distillation else VisionTransformer)(
-        img_size=pair(config.image_size), patch_size=pair(config.patch_size), in_chans=config.in_channels,
-        num_classes=config.num_classes, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads,
-        mlp_ratio=((2 if gated else 1) * config.mlp_dim + 0.5) / config.embed_dim,  # timm rounds down
-        mlp_layer=SwiGLUPacked if gated else Mlp, qk_norm=config.qk_norm,
-        norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps), fc_norm=after,
-        act_layer=nn.SiLU if gated else partial(nn.GELU, approximate="none" if config.gelu == "exact" else "tanh"),
-        global_pool="token" if config.pool == "token" else "avg", class_token=config.has_class_token,
-        reg_tokens=config.registers, pos_embed="none" if table is None else "learn",
-        no_embed_class=table is not None and table.shape[1] == config.num_patches,
-    )
+    both = {
+        "img_size": pair(config.image_size), "patch_size": pair(config.patch_size), "in_chans": config.in_channels,
+        "num_classes": config.num_classes, "embed_dim": config.embed_dim, "depth": config.depth,
+        "num_heads": config.num_heads, "qk_norm": config.qk_norm, "class_token": config.has_class_token,
+        "norm_layer": partial(nn.LayerNorm, eps=config.layer_norm_eps),
+        "global_pool": "token" if config.pool == "token" else "avg",
+    }
+    hidden = config.mlp_dim + 0.5  # timm rounds down
+    if rotary:
+        theirs = Eva(
+            **both, mlp_ratio=hidden / config.embed_dim, swiglu_mlp=gated, attn_type="rope", use_fc_norm=after,
+            num_reg_tokens=config.registers, use_abs_pos_emb=False, use_rot_pos_emb=True,
+            rope_temperature=position.ROTARY_BASE, rope_type="cat" if config.position == "rotary" else "dinov3",
+            rope_rotate_half=config.position == "rotary-image",
+        )
+    else:
+        theirs = (VisionTransformerDistilled if config.distillation else VisionTransformer)(
+            **both, mlp_ratio=(config.mlp_dim * gated + hidden) / config.embed_dim, fc_norm=after,
+            mlp_layer=SwiGLUPacked if gated else Mlp,
+            act_layer=nn.SiLU if gated else partial(nn.GELU, approximate="none" if config.gelu == "exact" else "tanh"),
+            reg_tokens=config.registers, pos_embed="none" if table is None else "learn",
+            no_embed_class=table is not None and table.shape[1] == config.num_patches,
+        )
     # Of the two names for the last norm, the first is written: its own name comes first here.
     names = {"fc_norm" if after else "norm": "norm"} | {**LIBRARY.names}
+    if config.position == "rotary-image":
+        model = shared.reordered(copy.deepcopy(model), halves=True, back=True)
     theirs.load_state_dict(shared.exported(model, LIBRARY._replace(names=names), table))
     return theirs.to(model.norm.weight).eval()
 
 
-def _known(model: nn.Module) -> dict:
-    """What a live model says that its tensors do not."""
-    shared.refuse_names(LIBRARY, [name for name in shared.names_of(model) if "backbone" not in name])
-    _expect(model, "an encoder that norms before each branch", "VisionTransformer", "VisionTransformerDistilled")
+def _known(model: nn.Module) -> tuple[dict, bool, bool]:
+    """What a live model says that its tensors do not, and how its rotary channels are ordered."""
+    shared.refuse_names(LIBRARY, [name for name in shared.names_of(model) if "backbone" not in name and name != "rope"])
+    _expect(model, "an encoder that norms before each branch", "VisionTransformer", "VisionTransformerDistilled", "Eva")
     _expect(model.patch_embed, "a projection of patches, of the image or of a feature map", "PatchEmbed", "HybridEmbed")
     for block in model.blocks:
-        _expect(block, "one branch after another, each with its norm in front", "Block")
-        _expect(block.attn, "plain attention", "Attention")
+        _expect(block, "one branch after another, each with its norm in front", "Block", "EvaBlock")
+        _expect(block.attn, "plain attention", "Attention", "AttentionRope", "EvaAttention")
         _expect(block.mlp, "two linear layers with a GELU between them, or a SwiGLU", "Mlp", "SwiGLU", "GluMlp")
     gated, act = type(block.mlp).__name__ != "Mlp", block.mlp.act
-    distilled = hasattr(model, "head_dist")
+    distilled, rope = hasattr(model, "head_dist"), getattr(model, "rope", None)
     shared.refuse("ViTConfig cannot express", {
         f"global_pool={model.global_pool!r}": model.global_pool not in ("token", "avg"),
-        "pooling of the prefix tokens": model.pool_include_prefix and model.global_pool == "avg",
+        "pooling of the prefix tokens": getattr(model, "pool_include_prefix", False) and model.global_pool == "avg",
+        "keys that several heads share": any(getattr(block.attn, "num_kv_groups", 1) > 1 for block in model.blocks),
+        "a table of positions beside rotary ones": None not in (rope, model.pos_embed),
         "a GluMlp other than SwiGLUPacked": gated and (getattr(block.mlp, "gate_last", False)
                                                        or not isinstance(act, nn.SiLU)),
         "register tokens that timm's distilled model leaves out": distilled and model.reg_token is not None,
     })
+    kind, order = "none" if model.pos_embed is None else "learned-1d", (False, False)
+    if rope is not None:
+        kind, *order = _turning(rope, model.patch_embed.grid_size, block.attn.head_dim)
     return {
         "image_size": model.patch_embed.img_size,
         "num_heads": block.attn.num_heads,
         "pool": "token" if model.global_pool == "token" else "mean",
-        "position": "none" if model.pos_embed is None else "learned-1d",
+        "position": kind,
         "layer_norm_eps": shared.epsilon(model),
         "gelu": "exact" if gated else shared.gelu_of(act),
-    }
+    }, *order
+
+
+def _turning(rope: nn.Module, grid: Grid, head_width: int) -> tuple[str, bool, bool]:
+    """Which kind of ours timm's rotary positions are, by what they do, and how they order the channels of a head."""
+    sines, cosines = copy.deepcopy(rope).eval().get_embed(list(grid)).cpu().chunk(2, dim=-1)  # each [N, D/h]
+    close = partial(torch.allclose, rtol=0, atol=max(1e-4, torch.finfo(sines.dtype).eps))
+    for kind, *order in itertools.product(position.ROTARY, (False, True), (False, True)):
+        channels = shared.rotary_order(head_width, *order)
+        angles = position.rotary_angles(grid, head_width, kind).repeat_interleave(2, dim=1)
+        if close(sines[:, channels].double(), angles.sin()) and close(cosines[:, channels].double(), angles.cos()):
+            return kind, *order
+    raise ValueError(f"ViTConfig cannot express the angles of this {type(rope).__name__}; it knows DINOv3's, and rows "
+                     "and columns counted from 0, both at temperature 100 "
+                     f"(here {getattr(rope, 'temperature', 'none')})")
 
 
 def _expect(module: nn.Module, what: str, *names: str) -> None:

@@ -8,6 +8,7 @@ from typing import Unpack
 import torchvision
 from torch import nn
 
+from vitlite import position
 from vitlite.checks import Size, pair
 from vitlite.model import ViT
 from vitlite.weights import shared
@@ -86,6 +87,7 @@ def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:
         "approximate GELU": config.gelu == "tanh",
         "normalised queries and keys": config.qk_norm,
         "gated MLP": config.mlp == "swiglu",
+        "rotary positions": config.position in position.ROTARY,
     } | never)
     theirs = torchvision.models.VisionTransformer(
         height, patch_size[0], config.depth, config.num_heads, config.embed_dim, config.mlp_dim,

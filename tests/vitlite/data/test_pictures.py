@@ -109,13 +109,34 @@ def test_no_other_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "started").exists()
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def png(side: int, bits: int, colour: int, rows: bytes, key: bytes = b"") -> bytes:
+    """A PNG of so many bits and so many pixels a side, with the key that is see-through."""
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") +
-                                     chunk(b"IEND", b""))
+    head = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + (chunk(b"tRNS", key) if key else b"")
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(("bits", "colour", "key"), [(2, 0, (1,)), (4, 0, (3,)), (16, 2, (7, 8, 9)), (8, 0, (300,))])
+def test_a_see_through_colour_that_pillow_does_not_scale_is_refused(
+    tmp_path: Path, bits: int, colour: int, key: tuple[int, ...]
+) -> None:
+    (tmp_path / "x.png").write_bytes(png(1, bits, colour, bytes(7), struct.pack(f">{len(key)}H", *key)))
+    with pytest.raises(ValueError, match=r"x\.png .*its mode is (L|RGB) with a see-through colour of another depth"):
+        pictures.read(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes(png(1, bits, colour, bytes(7)))
+    assert pictures.read(tmp_path / "x.png").tolist() == [[[0] * 3]]
+
+
+def test_values_with_a_sign_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.tif .*its mode is L, whose range is not known"):
+        saved(tmp_path / "x.tif", Image.new("L", (2, 2), 251), tiffinfo={339: 2})
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png(30_000, 8, 2, b""))
     with pytest.raises(ValueError, match=r"x\.png .*exceeds limit of 178956970 pixels.*a smaller one"):
         pictures.read(tmp_path / "x.png")
 
@@ -175,6 +196,13 @@ def test_colours_of_srgb_are_left_as_they_are(tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert (saved(tmp_path / "x.png", image, icc_profile=profile) == np.array(image)).all()
+
+
+def test_a_profile_is_not_srgb_for_beginning_so(tmp_path: Path) -> None:
+    linear = exchanged().replace("test".encode("utf-16-be"), "sRGB".encode("utf-16-be")).replace(
+        "built-in".encode("utf-16-be"), "elle g10".encode("utf-16-be"))
+    red = saved(tmp_path / "x.png", Image.new("RGB", (2, 2), (255, 0, 0)), icc_profile=linear)
+    assert np.abs(red - [0.0, 255, 0]).max() < 3
 
 
 @pytest.mark.parametrize(("mode", "profile"),

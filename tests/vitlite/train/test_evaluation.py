@@ -1,9 +1,10 @@
 """What a model makes of a split does not depend on the batches it is asked in, and leaves the model as it was."""
 
+import pytest
 import torch
 from tiny import dropping, model, splits
 
-from vitlite.train import outputs, predictions
+from vitlite.train import evaluate, outputs, predictions
 
 
 def test_outputs_are_those_of_one_batch():
@@ -36,3 +37,12 @@ def test_a_model_in_training_stays_so():
     once, again = (outputs(net, splits().test, net.features) for _ in range(2))
     assert torch.equal(once, again)
     assert net.training
+
+
+def test_a_model_that_answers_with_more_than_logits_is_refused():
+    class Both(torch.nn.Module):  # and one without a parameter, too
+        def forward(self, images):
+            return images, images
+
+    with pytest.raises(TypeError, match="logits is .*; expected a Tensor"):
+        evaluate(Both(), splits().test)
