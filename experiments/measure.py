@@ -190,5 +190,7 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
             checkpoints.save(path, {"measured": measured}, model=model.state_dict())
             return measured
     parts, metadata = saved
-    fill(model, parts["model"], f"{path}, from an earlier run,")
-    return metadata["measured"]
+    with decoding(path, "no model that was kept with its measures", "remove it, and it is trained again"):
+        state, measured = parts["model"], metadata["measured"]
+    fill(model, state, f"{path}, from an earlier run,")
+    return measured

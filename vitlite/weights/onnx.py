@@ -76,12 +76,15 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
     model = _read(path)
     try:
         parts = _parts(model, path)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError) as error:
+    except Exception as error:  # a damaged graph leads anywhere
+        if isinstance(error, ValueError) and Path(path).name in str(error):
+            raise
         cause = str(error).partition("\n")[0][:200] or type(error).__name__
         raise ValueError(f"{path} is damaged, or not as PyTorch exports an encoder ({type(error).__name__}: {cause}); "
                          f"{ADVICE}") from error
     library, state, known, remarks = parts
-    return shared.assemble(library, state, known, image_size, num_classes, remarks)
+    with shared.naming(Path(path).name):
+        return shared.assemble(library, state, known, image_size, num_classes, remarks)
 
 
 def _parts(model, path: str | Path) -> tuple[shared.Library, dict[str, Tensor], dict, list[str]]:
@@ -221,7 +224,7 @@ def _read(path: str | Path):
         raise ValueError(
             f"{path} is of opset {version}; known are {OPSETS[0]} to {OPSETS[-1]}: export it with opset_version=18"
         )
-    quantised = {node.op_type for node in model.graph.node if QUANTISED.search(node.op_type)}
+    quantised = {name for node in model.graph.node if QUANTISED.search(name := f"{node.op_type}")}
     if quantised:
         raise ValueError(
             f"{path} is quantised to whole numbers ({', '.join(sorted(quantised))}), which rounding cannot be undone; "

@@ -118,7 +118,8 @@ def from_timm(
         remarks.append(f"a state dict does not tell how {kind!r} positions turn: assumed is what to_timm writes, "
                        f"temperature 100, row before column, {'halves' if halves else 'neighbours'} paired; if the "
                        "model differs, pass it live")
-    ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
+    with shared.naming(source):
+        ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
     return shared.reordered(ours, halves, columns_first) if ours.config.position in position.ROTARY else ours
 
 

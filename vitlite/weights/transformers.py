@@ -109,7 +109,8 @@ def from_transformers(
     if "embeddings.register_tokens" in state:  # of these models alone transformers resamples with antialiasing
         library = library._replace(convention="timm")
     state.pop("embeddings.mask_token", None)  # only pre-training uses it
-    ours = shared.assemble(library, state, known, image_size, num_classes, assumed=assumed)
+    with shared.naming(source):
+        ours = shared.assemble(library, state, known, image_size, num_classes, assumed=assumed)
     return shared.reordered(ours, halves=True) if newer else ours
 
 
