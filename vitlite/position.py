@@ -326,8 +326,7 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Queries or keys ``[B, h, T, D/h]`` -> the same, each pair of channels turned."""
         tokens, width = self.cos.shape[0], 2 * self.cos.shape[1]
-        if x.ndim != 4 or x.shape[2:] != (tokens, width):
-            raise ValueError(f"queries or keys have shape {list(x.shape)}, expected [batch, heads, {tokens}, {width}]")
+        checks.queries(x, tokens, width, of_each=True)
         a, b = x.unflatten(3, (-1, 2)).unbind(4)  # each [B, h, T, D/2h]
         turned = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=4)
         return turned.flatten(3).to(x.dtype)
