@@ -173,10 +173,7 @@ class SinCos2D(nn.Module):
         return self.table
 
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> SinCos2D:
-        """For another grid: resampled like a learned table, so that every spot of the image keeps its waves.
-
-        MAE's fine-tuning does so too. (A new model at that size starts from the formula instead.)
-        """
+        """For another grid: resampled like a learned table, so that every spot of the image keeps its waves."""
         new = SinCos2D(new_grid, self.table.shape[2])
         new.table = interpolate(self.table, old_grid, new_grid, 0, convention).clone()
         return new

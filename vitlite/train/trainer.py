@@ -355,11 +355,8 @@ class Trainer:
                                f"silent, so this run ends here; {go_on}. ({str(error).splitlines()[0]})") from error
 
     def _save(self) -> None:
-        moments = {
-            f"{index}.{name}": tensor
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for name, tensor in state.items()
-        }
+        states = self.optimizer.state_dict()["state"].items()
+        moments = {f"{index}.{name}": tensor for index, state in states for name, tensor in state.items()}
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not all(tensor.isfinite().all() for tensor in (*trained, *moments.values())):
             raise diverged(f"the weights are not finite after step {self.step}")

@@ -319,10 +319,8 @@ def assemble(
     classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
     both = width == 2 * config.embed_dim
     if both and num_classes is None:
-        raise ValueError(
-            f"{library.title} whose head reads the class token and the mean of the patches side by side; ViTConfig's "
-            "reads one of them: pass num_classes= for a new head"
-        )
+        raise ValueError(f"{library.title} whose head reads the class token and the mean of the patches side by side; "
+                         "ViTConfig's reads one of them: pass num_classes= for a new head")
     headless = not any(name.startswith("head.out.") for name in state)
     if headless and num_classes is None:
         num_classes = ViTConfig.num_classes
@@ -497,10 +495,8 @@ def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[i
         if side := _square(patches):
             return side * tall, side * wide
     given = f", nor the grid of image_size={wanted[0]}×{wanted[1]} in patches of {tall}×{wide}" if wanted else ""
-    raise ValueError(
-        f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens{given}; "
-        "pass the image_size= that the weights were made for"
-    )
+    raise ValueError(f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix "
+                     f"tokens{given}; pass the image_size= that the weights were made for")
 
 
 def _square(patches: int) -> int:

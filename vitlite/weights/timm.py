@@ -245,7 +245,5 @@ def _turning(rope: nn.Module, grid: Grid, head_width: int) -> tuple[str, bool, b
 def _expect(module: nn.Module, what: str, *names: str) -> None:
     kind = type(module)
     if kind.__name__ not in names or kind.__module__.partition(".")[0] != "timm":
-        raise ValueError(
-            f"ViTConfig cannot express a {kind.__module__}.{kind.__name__} here; expected timm's {' or '.join(names)}: "
-            f"{what}"
-        )
+        raise ValueError(f"ViTConfig cannot express a {kind.__module__}.{kind.__name__} here; expected timm's "
+                         f"{' or '.join(names)}: {what}")
