@@ -422,7 +422,7 @@ class Trainer:
             group, p = parameters[index]
             keys = ("step", "exp_avg", "exp_avg_sq") if "betas" in group else ("momentum_buffer",)
             for key in ("momentum",) if group.get("orthogonal") else keys:
-                wanted[f"{index}.{key}"] = torch.zeros(()) if key == "step" else p
+                wanted[f"{index}.{key}"] = torch.zeros((), dtype=torch.float32) if key == "step" else p
         _compare("optimizer", wanted, saved)
         if not (saved or self.scaler.is_enabled()):  # which may have left out every step so far
             raise ValueError("the optimiser's state is missing")
