@@ -140,15 +140,12 @@ def show(record: dict, what: str) -> str:
 
     Args:
         record: The record ``tokens``.
-        what: ``"opening"``: question and scale, ``"poolings"`` and ``"patch_sizes"``: tables, all as
-            Markdown. ``"rates"`` and ``"finer_patches"``: lines of text on what the choice of the rate, and of the
-            patch, is worth.
+        what: ``"opening"``: question and scale, ``"poolings"`` and ``"patch_sizes"``: tables, all as Markdown.
 
     Raises:
         ValueError: If it is none of these.
     """
-    views = {"opening": _opening, "poolings": _pools, "rates": _rates, "patch_sizes": _patch_sizes,
-             "finer_patches": _finer}
+    views = {"opening": _opening, "poolings": _pools, "patch_sizes": _patch_sizes}
     checks.choice(views, what=what)
     return views[what](record)
 
@@ -208,31 +205,9 @@ def _pools(record: dict) -> str:
                          rows)
 
 
-def _rates(record: dict) -> str:
-    lines = []
-    for pool, name in NAMES.items():
-        by_rate = {float(rate): one["test_accuracy"]["mean"]
-                   for rate, one in record["summary"]["pooling"][pool]["by_rate"].items()}
-        worth = by_rate[min(by_rate)] - min(by_rate.values())
-        lines.append(f"{name}: the choice of the rate is worth up to {100 * worth:.1f} points")
-    return "\n".join(lines)
-
-
 def _patch_sizes(record: dict) -> str:
     rows = [[size, str(one["tokens"]), f"{one['flops'] / 1e6:.1f}", f"{1e3 * one['seconds_per_step']:.0f}",
              records.percent(one["test_accuracy"]), records.percent(one["over_base"], "+") if one["over_base"] else ""]
             for size, one in record["summary"]["patch_size"].items()]
     return records.table(["patch, px", "tokens", "forward, MFLOP", "a step, ms", "test images (%)",
                           f"over patches of {record['config']['base']['patch_size']} px"], rows)
-
-
-def _finer(record: dict) -> str:
-    patches, lines = record["summary"]["patch_size"], []
-    in_order = sorted(map(int, patches), reverse=True)
-    for coarse, fine in zip(in_order, in_order[1:], strict=False):
-        a, b = patches[str(coarse)], patches[str(fine)]
-        lines.append(f"from {coarse} to {fine} px: tokens × {b['tokens'] / a['tokens']:.1f}, "
-                     f"FLOPs × {b['flops'] / a['flops']:.1f}, "
-                     f"time of a step × {b['seconds_per_step'] / a['seconds_per_step']:.1f}, "
-                     f"{100 * (b['test_accuracy']['mean'] - a['test_accuracy']['mean']):+.1f} points")
-    return "\n".join(lines)

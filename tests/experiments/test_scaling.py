@@ -1,4 +1,4 @@
-"""Sizes of a kind cost alike in every family, one direction is scaled alone, and the frontier is what pays."""
+"""Sizes of a kind cost alike in every family, and the frontier is what pays."""
 
 import json
 
@@ -28,44 +28,27 @@ def flops(point, config):
         return cost.flops(scaling.build(point, config, seed=0), config["vit"]["image_size"])
 
 
-@pytest.mark.parametrize(("scale", "count"), [("cpu", 9), ("full", 19)])
-def test_the_grid_is_every_size_then_every_shape_the_first_seed_first(scale, count):
+@pytest.mark.parametrize(("scale", "count"), [("cpu", 9), ("full", 13)])
+def test_the_grid_is_every_size_the_first_seed_first(scale, count):
     points = scaling.points(scaling.SCALES[scale])
     seeds = scaling.SCALES[scale]["seeds"]
     assert len(points) == len({json.dumps(point) for point in points}) == len(seeds) * count
     assert [point["seed"] for point in points] == [seed for seed in seeds for _ in range(count)]
     first = points[:count]
-    together = [point for point in first if point["scaled"] == "together"]
-    assert together == first[: len(together)]
-    sizes = {family: sum(point["family"] == family for point in together) for family in ("vit", "resnet", "hybrid")}
+    sizes = {family: sum(point["family"] == family for point in first) for family in ("vit", "resnet", "hybrid")}
     assert min(sizes.values()) >= 3
-    assert [point["size"] for point in first[len(together) :][:2]] in ([], ["depth 5", "depth 18"])
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])
 def test_a_size_costs_about_the_same_in_every_family_and_more_than_the_size_before(scale):
     config = scaling.SCALES[scale]
     first = [point for point in scaling.points(config) if point["seed"] == 0]
-    costs = {(point["family"], point["size"]): flops(point, config) for point in first if point["scaled"] == "together"}
+    costs = {(point["family"], point["size"]): flops(point, config) for point in first}
     for (family, size), here in costs.items():
         assert 0.7 < here / costs["vit", size] < 1.1, (family, size)
     for family, sizes in config["sizes"].items():
         line = [costs[family, size] for size in sizes]
         assert all(2 < after / before < 9 for before, after in zip(line, line[1:], strict=False)), family
-
-
-def test_each_direction_alone_costs_less_and_more_than_the_base():
-    config = scaling.SCALES["full"]
-    base = {"scaled": "together", "family": "vit", "size": scaling.BASE}
-    whole, once = scaling.build(base, config, seed=0).config, flops(base, config)
-    for way, changed in (("depth", {"depth"}), ("width", {"embed_dim", "mlp_dim"}), ("patch size", {"patch_size"})):
-        shapes = [point for point in scaling.points(config) if point["scaled"] == way and point["seed"] == 0]
-        less, more = (flops(point, config) / once for point in shapes)
-        assert 0.2 < less < 0.65
-        assert 1.8 < more < 5
-        for point in shapes:
-            shape = scaling.build(point, config, seed=0).config
-            assert {name for name in vars(whole) if getattr(shape, name) != getattr(whole, name)} == changed
 
 
 def test_what_is_built_is_of_the_family_and_of_the_seed():
@@ -82,16 +65,15 @@ def test_what_is_built_is_of_the_family_and_of_the_seed():
 
 
 def test_every_kind_runs_tunes_once_and_is_reproduced_bit_for_bit(tmp_path, monkeypatch):
-    wanted = {("vit", "base"), ("resnet", "tiny"), ("hybrid", "base"), ("vit", "depth 1")}
+    wanted = {("vit", "base"), ("resnet", "tiny"), ("hybrid", "base")}
     chosen = [point for point in scaling.points(TINY) if (point["family"], point["size"]) in wanted]
     runs = [scaling.run(point, TINY, tmp_path) for point in chosen]
-    assert len(runs) == 4
+    assert len(runs) == 3
     assert len(list(tmp_path.iterdir())) == 3, "the rates of three sizes; no checkpoint is left"
     for point, run in zip(chosen, runs, strict=True):
         assert 2 < run["train_flops"] / (run["images_seen"] * flops(point, TINY)) < 3
         assert set(run["search"]) >= {"0.001", "0.003"}
         assert run["search"][str(run["learning_rate"])] == max(run["search"].values())
-    assert runs[-1]["search"] == runs[chosen.index(chosen[0] | {"family": "vit", "size": "base"})]["search"]
     monkeypatch.setattr(scaling, "tried", None)  # nothing is tried twice
     for point, run in zip(chosen, runs, strict=True):
         assert scaling.run(point, TINY, tmp_path) | {"seconds": 0} == run | {"seconds": 0}
@@ -104,40 +86,34 @@ def test_a_rate_that_leaves_the_finite_numbers_is_worth_nothing(tmp_path, monkey
         return 0.25
 
     monkeypatch.setattr(scaling, "tried", diverging)
-    place = {"scaled": "together", "family": "vit", "size": "tiny"}
+    place = {"family": "vit", "size": "tiny"}
     assert scaling.search(place, TINY, tmp_path) == {"0.00033": 0.25, "0.001": 0.25, "0.003": 0.0}
 
 
 def test_an_unknown_size_or_family_is_named():
     with pytest.raises(ValueError, match="hybrid has no size 'tiny'.*expected one of base"):
-        scaling.build({"scaled": "together", "family": "hybrid", "size": "tiny"}, TINY, seed=0)
+        scaling.build({"family": "hybrid", "size": "tiny"}, TINY, seed=0)
     with pytest.raises(ValueError, match="mlp has no size 'base'.*none"):
-        scaling.build({"scaled": "together", "family": "mlp", "size": "base"}, TINY, seed=0)
-    with pytest.raises(ValueError, match="no size 'depth 7'.*depth 1, depth 4"):
-        scaling.build({"scaled": "depth", "family": "vit", "size": "depth 7"}, TINY, seed=0)
+        scaling.build({"family": "mlp", "size": "base"}, TINY, seed=0)
 
 
-def made(family, size, cost, accuracy, seed=0, scaled="together"):
-    return {"scaled": scaled, "family": family, "size": size, "seed": seed, "parameters": 7, "train_flops": cost,
-            "learning_rate": 1e-3, "seconds": 1.0, "test_accuracy": accuracy}
+def made(family, size, cost, accuracy, seed=0):
+    return {"family": family, "size": size, "seed": seed, "parameters": 7, "train_flops": cost, "learning_rate": 1e-3,
+            "test_accuracy": accuracy}
 
 
-def test_families_are_compared_at_the_same_size_and_shapes_with_the_base():
+def test_families_are_compared_at_the_same_size_seed_by_seed():
     runs = [
         *(made("vit", "base", 10, 0.4 + seed / 10, seed) for seed in (0, 1)),
         *(made("resnet", "base", 12, 0.5 + seed / 10, seed) for seed in (0, 1)),
-        *(made("vit", "depth 12", 20, 0.45 + seed / 10, seed, "depth") for seed in (0, 1)),
-        *(made("vit", "depth 3", 5, 0.3 + seed / 10, seed, "depth") for seed in (0, 1)),
+        *(made("resnet", "large", 20, 0.3 + seed / 10, seed) for seed in (0, 1)),
     ]
-    told = scaling.summarise(runs)
-    vit, resnet = told["sizes"]
+    summary = scaling.summarise(runs)
+    vit, resnet, large = summary["sizes"]
     assert vit["over"] is None
-    assert resnet["over"]["train_flops"] == 1.2
-    assert resnet["over"]["test_accuracy"]["low"] == pytest.approx(0.1), "no spread between the seeds"
-    assert [shape["size"] for shape in told["alone"]["depth"]] == ["depth 3", "base", "depth 12"]
-    assert told["alone"]["depth"][2]["over"]["test_accuracy"]["mean"] == pytest.approx(0.05)
-    assert told["alone"]["depth"][0]["over"]["train_flops"] == 0.5
-    assert told["frontier"] == [["vit", "depth 3"], ["vit", "base"], ["resnet", "base"]]
+    assert resnet["over"]["low"] == pytest.approx(0.1), "no spread between the seeds"
+    assert large["over"] is None, "there is no ViT of its size"
+    assert summary["frontier"] == [["vit", "base"], ["resnet", "base"]]
 
 
 def test_the_frontier_has_what_no_cheaper_network_reaches():
@@ -145,11 +121,3 @@ def test_the_frontier_has_what_no_cheaper_network_reaches():
                 for cost, accuracy in [(4, 0.5), (1, 0.3), (2, 0.3), (3, 0.6), (3, 0.55), (5, 0.7)]]
     assert [(kept["train_flops"], kept["test_accuracy"]["mean"]) for kept in scaling.frontier(networks)] == [
         (1, 0.3), (3, 0.6), (5, 0.7)]
-
-
-def test_an_unfinished_grid_is_told_as_far_as_it_goes():
-    told = scaling.summarise([made("resnet", "tiny", 3, 0.4), made("vit", "depth 3", 5, 0.3, scaled="depth")])
-    assert told["sizes"][0]["over"] is None
-    assert [shape["over"] for shape in told["alone"]["depth"]] == [None]
-    assert told["frontier"] == [["resnet", "tiny"]]
-    assert scaling.summarise([]) == {"sizes": [], "alone": {}, "frontier": []}
