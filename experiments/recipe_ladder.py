@@ -115,11 +115,13 @@ def _climbed(path: Path) -> list[dict]:
     """The rungs that a file notes."""
     with decoding(path, "damaged as a note of the rungs", "remove it and the checkpoints beside it, and start again"):
         climbed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        checks.kind(list, rungs=climbed)
         for step in climbed:
             checks.kind(str, change=step["change"])
             checks.kind(dict, fields=step["fields"])
-            checks.kind(float, val_accuracy=step["val_accuracy"])
             checks.kind(bool, kept=step["kept"])
+            if not 0 <= step["val_accuracy"] <= 1:
+                raise ValueError("an accuracy is no fraction")
     return climbed
 
 

@@ -48,8 +48,9 @@ def test_gains_are_over_the_last_rung_that_was_kept():
     assert runner.find("recipe_ladder") is recipe_ladder
 
 
-@pytest.mark.parametrize("text", ["", "{", "[3]", '[{"change": "naive: SGD, constant rate"}]',
-                                  '[{"change": "x", "fields": {}, "val_accuracy": "high", "kept": true}]'])
+@pytest.mark.parametrize("text", ["", "{", "[3]", "{}", '""', '[{"change": "naive: SGD, constant rate"}]',
+                                  '[{"change": "x", "fields": {}, "val_accuracy": "high", "kept": true}]',
+                                  '[{"change": "x", "fields": {}, "val_accuracy": NaN, "kept": true}]'])
 def test_a_damaged_note_of_the_rungs_is_named(tmp_path, text):
     (tmp_path / "climbed.json").write_text(text)
     config = recipe_ladder.SCALES["quick"]

@@ -308,3 +308,25 @@ def test_any_field_of_a_description_may_hold_nonsense(tmp_path, often):
             assert str(path) in str(error)  # noqa: PT017
         else:
             assert all(torch.equal(tensor, wanted[name]) for name, tensor in again.items())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.filterwarnings("ignore")
+def test_any_field_beside_the_weights_may_hold_nonsense(tmp_path, often, name):
+    folder(shards=True)(tmp_path / "vit")
+    path, draw = tmp_path / "vit" / name, random.Random(2)
+    told = json.loads(path.read_text(encoding="utf-8"))
+    fields, wanted = list(told), weights.from_transformers(tmp_path / "vit").state_dict()
+    refused = 0
+    for _ in range(often(60, 500)):
+        nonsense = draw.choice(HOSTILE)
+        changed = draw.choice([nonsense, told | {draw.choice(fields): nonsense}, told | {"image_size": nonsense}])
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        try:
+            again = weights.from_transformers(tmp_path / "vit").state_dict()
+        except ValueError as error:
+            refused += 1
+            assert str(tmp_path) in str(error)  # noqa: PT017
+        else:
+            assert all(torch.equal(tensor, wanted[name]) for name, tensor in again.items())
+    assert refused

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 import sys
 import warnings
@@ -233,6 +234,10 @@ def test_a_folder_of_save_pretrained_tells_all(tmp_path, size):
         with pytest.raises(ValueError, match="damaged as an index of shards .it lists no files, or some outside"):
             weights.from_transformers(tmp_path)
         return
+    told = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(told | {"image_size": 10**5}))
+    with pytest.raises(ValueError, match="25 positions .* are not those of images of 100000×100000, 625000000 patches"):
+        weights.from_transformers(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is damaged as the configuration of a model"):
         weights.from_transformers(tmp_path)

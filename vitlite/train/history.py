@@ -46,7 +46,8 @@ def possible(history: dict, step: int) -> bool:
         and all(steps == sorted({*steps} - {0}) for steps in (history["step"], history["val_step"]))
         and step == history["step"][-1] >= max(history["val_step"], default=1)
         and history["kept_step"] in (0, *history["val_step"])
-        and math.isfinite(sum(history["loss"], history["seconds"]))
+        and all(map(math.isfinite, history["loss"] + history["learning_rate"] + history["images_per_second"]))
+        and 0 <= history["seconds"] < math.inf
     )
 
 

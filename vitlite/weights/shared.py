@@ -228,7 +228,7 @@ def _shards(path: Path) -> dict[str, Tensor]:
     with decoding(path, "damaged as an index of shards", advice):
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
-        if not files or any(Path(name).name != name or name.endswith(".json") for name in files):
+        if not files or any(Path(name).name != name or name.endswith(".json") or len(name) > 255 for name in files):
             raise ValueError("it lists no files, or some outside of the folder")
     if gone := [name for name in files if not (path.parent / name).is_file()]:
         raise FileNotFoundError(f"there is no file {path.parent / gone[0]}, which {path.name} lists; {advice}")
@@ -456,6 +456,9 @@ def _config(
                            "asked, though they could be a square image's; of that, load it without image_size= and "
                            "use at_resolution")
     patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
+    if rows is not None and rows not in (patches, patches + prefix):  # before a table of any size is made
+        raise ValueError(f"the {rows} positions of {library.title} are not those of images of {size[0]}×{size[1]}, "
+                         f"{patches} patches; pass the image_size= that the weights were made for")
     hidden = state["blocks.0.mlp.contract.weight"].shape[1]
     gated = len(state.get("blocks.0.mlp.expand.weight", ())) == 2 * hidden
     if gated and "gelu" in untold:

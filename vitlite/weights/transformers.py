@@ -131,9 +131,10 @@ def _folder(source: object) -> dict:
         checks.kind(dict, configuration=config)
         for name, kind in {"hidden_act": str, "num_attention_heads": int, "layer_norm_eps": float}.items():
             checks.kind(kind, **{name: config.get(name, kind())})
+        checks.pair(config.get("image_size") or 1, "image_size")
     if "model_type" not in config:  # another library's
         return {}
-    return _told(config, f"{path}'s {(config.get('architectures') or ['model'])[0]}")
+    return _told(config, f"{path}'s {config.get('architectures', 'model')}")
 
 
 def _told(config: Mapping, name: str) -> dict:

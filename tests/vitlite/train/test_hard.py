@@ -304,7 +304,9 @@ def test_a_run_with_a_part_missing_or_out_of_bounds_does_not_go_on(tmp_path, who
     *({"history": {name: value}} for name, value in {
         "loss": [math.nan] * 30, "train_accuracy": ["high"] * 30, "learning_rate": None, "step": [*range(29, -1, -1)],
         "images_per_second": [None] * 30, "val_accuracy": [], "val_loss": "low", "val_step": [10, 20, 40],
-        "kept_step": 11, "seconds": "long"}.items()),
+        "kept_step": 11, "seconds": -1}.items()),
+    *({"history": {name: value}} for name, value in {
+        "seconds": "long", "learning_rate": [math.nan] * 30, "images_per_second": [math.inf] * 30}.items()),
 ])
 def test_a_description_that_cannot_be_is_refused(tmp_path, whole, spoil):
     def change(_, metadata):
