@@ -99,8 +99,8 @@ def from_transformers(
     state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
     scaled = any("layer_scale" in name for name in state)
     newer = "embeddings.patch_embeddings.weight" in state  # DINOv3, whose rotary positions have no tensors
-    known = _folder(source) if model is None else _known(model)
-    known |= shared.given(options)
+    with shared.naming(source):
+        known = (_folder(source) if model is None else _known(model)) | shared.given(options)
     assumed, library = {"layer_norm_eps": 1e-5 if newer else 1e-6 if scaled else 1e-12}, LIBRARY
     if newer:
         assumed["position"], library = "rotary-image", LIBRARY._replace(untold=(*LIBRARY.untold, "position"))
@@ -145,8 +145,8 @@ def _told(config: Mapping, name: str) -> dict:
         raise ValueError(f"ViTConfig cannot express rope_theta={config['rope_theta']}; it knows {position.ROTARY_BASE}")
     gated = config.get("use_gated_mlp", False)  # in DINOv3; the gate of DINOv2 asks no configuration
     if config.get("hidden_act", "gelu") not in (["silu"] if gated else GELU):
-        raise ValueError(f"ViTConfig cannot express hidden_act={config['hidden_act']!r} here; it knows the exact and "
-                         "tanh GELU, and the SiLU of a gate")
+        raise ValueError(f"ViTConfig cannot express hidden_act={config['hidden_act']!r:.40} here; it knows the exact "
+                         "and tanh GELU, and the SiLU of a gate")
     names = {"image_size": "image_size", "num_attention_heads": "num_heads", "layer_norm_eps": "layer_norm_eps"}
     known = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
     known |= {"position": "rotary-image"} if config["model_type"] == "dinov3_vit" else {}
