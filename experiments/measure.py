@@ -72,7 +72,7 @@ def _noted(path: Path) -> dict[str, float]:
         return {}
     with decoding(path, "damaged as a note of what trials gave", "remove it, and they are made again"):
         noted = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(noted, dict) or not all(float(rate) > 0 and math.isfinite(noted[rate]) for rate in noted):
+        if not all(0 < float(rate) < math.inf and math.isfinite(accuracy) for rate, accuracy in noted.items()):
             raise ValueError("expected an accuracy for each learning rate")
     return noted
 
@@ -190,5 +190,7 @@ def once(model: nn.Module, path: Path, train: Callable[[], dict]) -> dict:
             checkpoints.save(path, {"measured": measured}, model=model.state_dict())
             return measured
     parts, metadata = saved
-    fill(model, parts["model"], f"{path}, from an earlier run,")
-    return metadata["measured"]
+    with decoding(path, "no model that was kept with its measures", "remove it, and it is trained again"):
+        state, measured = parts["model"], metadata["measured"]
+    fill(model, state, f"{path}, from an earlier run,")
+    return measured

@@ -21,7 +21,7 @@ from experiments import families, records
 from experiments.measure import best, bracketed, loaded, trained, tried
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks
-from vitlite.files import written_whole
+from vitlite.files import decoding, written_whole
 from vitlite.train import Recipe
 
 __all__ = ["DATASET", "SCALES", "climb", "points", "run", "show", "summarise"]
@@ -88,7 +88,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         Beside the usual keys ``fields``, of ``Recipe`` and of ``ViTConfig``, and ``kept``.
     """
     name, seed, path = point["change"], point["seed"], work / "climbed.json"
-    climbed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    climbed = _climbed(path)
     change, decides = dict(config["changes"])[name], seed == config["seeds"][0]
     if decides:
         climbed = [step for step in climbed if step["change"] != name]
@@ -109,6 +109,20 @@ def run(point: dict, config: dict, work: Path) -> dict:
             whole.write_text(json.dumps(climbed), encoding="utf-8")
     kept = next(step["kept"] for step in climbed if step["change"] == name)
     return measured | {"fields": fields, "kept": kept}
+
+
+def _climbed(path: Path) -> list[dict]:
+    """The rungs that a file notes."""
+    with decoding(path, "damaged as a note of the rungs", "remove it and the checkpoints beside it, and start again"):
+        climbed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        checks.kind(list, rungs=climbed)
+        for step in climbed:
+            checks.kind(str, change=step["change"])
+            checks.kind(dict, fields=step["fields"])
+            checks.kind(bool, kept=step["kept"])
+            if not 0 <= step["val_accuracy"] <= 1:
+                raise ValueError("an accuracy is no fraction")
+    return climbed
 
 
 def climb(climbed: list[dict], change: dict) -> dict:

@@ -195,7 +195,7 @@ def _noted(finished: Path) -> list[dict]:
     """The runs that a file says are made."""
     with decoding(finished, "damaged", "remove it, and its runs are made again"):
         made = json.loads(finished.read_text(encoding="utf-8")) if finished.exists() else []
-        if not isinstance(made, list) or not all(isinstance(run, dict) and "point" in run for run in made):
+        if not isinstance(made, list) or not all(isinstance(run["point"], dict) for run in made):
             raise ValueError("expected a list of runs, each with its point")
     return made
 

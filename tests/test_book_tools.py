@@ -407,6 +407,13 @@ def test_as_many_chapters_as_cores_and_memory_allow(
     assert workers.workers() == count
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": [{"seconds": 3.0}]}', '{"runs": 3}'])
+def test_a_damaged_record_of_what_chapters_took_is_named(folder: Path, text: str) -> None:
+    execute.COSTS.write_text(text)
+    with pytest.raises(SystemExit, match=r"costs.json is no record of what chapters took \(.*restore it from git"):
+        execute.longest_first([])
+
+
 def test_the_longest_chapter_begins_and_one_never_timed_may_be_longer(folder: Path) -> None:
     paths = [folder / f"{name}.ipynb" for name in ("short", "new", "long")]
     assert [path.stem for path in execute.longest_first(paths)] == ["new", "long", "short"]

@@ -72,6 +72,12 @@ def divides(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
                              f"multiple of {step}; crop, pad or resize the image, or pass another patch_size")
 
 
+def strides(size: tuple[int, int], stride: tuple[int, int]) -> None:
+    """A convolution's stride divides both sides of what it reads."""
+    if size[0] % stride[0] or size[1] % stride[1]:
+        raise ValueError(f"input is {size[0]}×{size[1]}, stride is {stride[0]}: it must divide both; crop or pad")
+
+
 def heads(embed_dim: int, num_heads: int) -> None:
     """The heads share the width evenly."""
     at_least(1, embed_dim=embed_dim, num_heads=num_heads)
@@ -114,11 +120,19 @@ def tokens(tokens: Tensor, embed_dim: int, count: int | None = None, what: str =
         raise ValueError(f"{what} {list(tokens.shape)}, expected [{', '.join(map(str, expected))}]{hint}")
 
 
-def queries(query: Tensor, count: int, width: int) -> None:
-    """Queries ``[B, h, T, D/h]`` of so many tokens, whose heads together have this width."""
-    if query.ndim != 4 or query.shape[2] != count or query.shape[1] * query.shape[3] != width:
-        raise ValueError(f"queries have shape {list(query.shape)}, expected [batch, heads, {count}, {width} / heads]")
+def queries(query: Tensor, count: int, width: int, of_each: bool = False) -> None:
+    """Queries ``[B, h, T, D/h]`` of so many tokens, whose heads together, or each, have this width."""
+    if query.ndim != 4 or query.shape[2] != count or query.shape[3] * (1 if of_each else query.shape[1]) != width:
+        width = width if of_each else f"{width} / heads"
+        raise ValueError(f"queries have shape {list(query.shape)}, expected [batch, heads, {count}, {width}]")
 
 
-for _check in ("images", "precision", "tokens", "divides", "queries"):
+def no_maps(return_attention: bool) -> None:
+    """A graph that torch.fx traced without knowing whether maps are wanted gives none, and is asked for none."""
+    if return_attention:
+        raise ValueError("this model was traced without attention maps; trace it with "
+                         'concrete_args={"return_attention": True}')
+
+
+for _check in ("images", "precision", "tokens", "divides", "strides", "queries", "no_maps"):
     torch.fx.wrap(_check)  # torch.fx takes a check as one step of the graph, and does not look inside

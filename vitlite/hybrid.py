@@ -152,9 +152,7 @@ class StandardisedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` -> ``[B, out_channels, H / stride, W / stride]``."""
-        height, width = x.shape[-2:]
-        if height % self.stride[0] or width % self.stride[1]:
-            raise ValueError(f"input is {height}×{width}, stride is {self.stride[0]}: it must divide both; crop or pad")
+        checks.strides(x.shape[-2:], self.stride)
         x = F.pad(x, (0, self.odd, 0, self.odd)) if self.odd else x
         return F.conv2d(x, self.standardised(), None, self.stride, self.padding)
 

@@ -48,13 +48,8 @@ class MaskedPatches(nn.Module):
     """
 
     def __init__(
-        self,
-        vit: ViT,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        mask_ratio: float = 0.5,
-        target: Literal["colour", "pixels"] = "colour",
+        self, vit: ViT, mean: Sequence[float], std: Sequence[float], *, mask_ratio: float = 0.5,
+        target: Literal["colour", "pixels"] = "colour"
     ) -> None:
         super().__init__()
         config = vit.config

@@ -159,7 +159,7 @@ class DropPath(nn.Module):
         """``[B, T, D]`` -> the same, with whole images set to zero at the given rate."""
         if not self.training or self.rate == 0:
             return branch
-        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        keep = torch.rand_like(branch[:, :1, :1], dtype=torch.float32) >= self.rate
         return branch * keep.to(branch.dtype) / (1 - self.rate)
 
 
@@ -303,6 +303,9 @@ class ViT(nn.Module):
         Returns:
             Logits ``[B, classes]``, or these and a tuple of ``depth`` tensors ``[B, heads, T, T]``, rows summing to 1.
         """
+        if isinstance(return_attention, torch.fx.Proxy):
+            checks.no_maps(return_attention)
+            return_attention = False
         z, maps = self._encode(self.embed(images), return_attention)
         logits = self.head(self._pool(z)) if self.distillation_head is None else sum(self._heads(z)) / 2
         return (logits, maps) if return_attention else logits

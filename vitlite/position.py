@@ -173,10 +173,7 @@ class SinCos2D(nn.Module):
         return self.table
 
     def resampled(self, old_grid: Grid, new_grid: Grid, prefix_tokens: int, convention: str) -> SinCos2D:
-        """For another grid: resampled like a learned table, so that every spot of the image keeps its waves.
-
-        MAE's fine-tuning does so too. (A new model at that size starts from the formula instead.)
-        """
+        """For another grid: resampled like a learned table, so that every spot of the image keeps its waves."""
         new = SinCos2D(new_grid, self.table.shape[2])
         new.table = interpolate(self.table, old_grid, new_grid, 0, convention).clone()
         return new
@@ -326,8 +323,7 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Queries or keys ``[B, h, T, D/h]`` -> the same, each pair of channels turned."""
         tokens, width = self.cos.shape[0], 2 * self.cos.shape[1]
-        if x.ndim != 4 or x.shape[2:] != (tokens, width):
-            raise ValueError(f"queries or keys have shape {list(x.shape)}, expected [batch, heads, {tokens}, {width}]")
+        checks.queries(x, tokens, width, of_each=True)
         a, b = x.unflatten(3, (-1, 2)).unbind(4)  # each [B, h, T, D/2h]
         turned = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=4)
         return turned.flatten(3).to(x.dtype)

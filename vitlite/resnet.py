@@ -151,12 +151,8 @@ def trunk(in_channels: int, width: int, stages: int, blocks: int, norm: str) -> 
 
 
 def stage(
-    block: type[BasicBlock | Bottleneck],
-    in_channels: int,
-    channels: int,
-    blocks: int,
-    stride: int,
-    norm: Callable[[int], nn.Module],
+    block: type[BasicBlock | Bottleneck], in_channels: int, channels: int, blocks: int, stride: int,
+    norm: Callable[[int], nn.Module]
 ) -> nn.Sequential:
     """Residual blocks of torchvision, the first with the stride: ``in_channels`` -> ``channels · expansion``."""
     out = channels * block.expansion

@@ -149,7 +149,10 @@ def run_chapters(names: list[str], into: Path) -> list[str]:
 
 def longest_first(paths: list[Path]) -> list[Path]:
     """Chapters in an order that leaves no long one for the end; one that was never timed may be long."""
-    seconds = {run["chapter"]: run["seconds"] for run in json.loads(COSTS.read_text(encoding="utf-8"))["runs"]}
+    try:
+        seconds = {run["chapter"]: run["seconds"] for run in json.loads(COSTS.read_text(encoding="utf-8"))["runs"]}
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"{COSTS} is no record of what chapters took ({error}); restore it from git")
     return sorted(paths, key=lambda path: (-seconds.get(path.stem, math.inf), path.stem))
 
 

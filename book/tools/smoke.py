@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-from execute import CHAPTERS, ROOT
+from execute import CHAPTERS, ROOT, read
 
 SECONDS = 600  # a chapter may take
 HEADER = "from IPython.display import display\n\n"
@@ -59,7 +59,7 @@ def main() -> None:
         for name in chosen:
             print(f"  {name:<32}", end="", flush=True)
             path = work / f"{name}.py"
-            path.write_text(script(nbformat.read(CHAPTERS / f"{name}.ipynb", as_version=4)), encoding="utf-8")
+            path.write_text(script(read(CHAPTERS / f"{name}.ipynb")), encoding="utf-8")
             start = time.monotonic()
             run = subprocess.run(
                 [sys.executable, "-O", path], cwd=work, env=environment, timeout=SECONDS, capture_output=True,

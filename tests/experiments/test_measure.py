@@ -4,8 +4,10 @@ import json
 import math
 
 import pytest
+import torch
 
-from experiments.measure import best, bracketed, tuned
+from experiments.measure import best, bracketed, once, tuned
+from vitlite.train import checkpoint
 
 
 def trials(peak, asked):
@@ -55,8 +57,8 @@ def test_of_equal_rates_the_middle_one_is_best():
     assert best({"0.001": 0.9, "0.003": 0.9, "0.009": 0.9, "0.027": 0.5}) == 0.003
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"0.1": "high"}', '{"0.1": NaN}', '{"fast": 0.5}', "\xff",
-                                  "[" * 9999])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"0.1": "high"}', '{"0.1": NaN}', '{"inf": 0.5}',
+                                  '{"fast": 0.5}', "\xff", "[" * 9999])
 @pytest.mark.parametrize("call", [tuned, bracketed])
 def test_damaged_notes_of_trials_are_named_and_the_advice_works(tmp_path, call, text):
     path = tmp_path / "search.json"
@@ -65,3 +67,14 @@ def test_damaged_notes_of_trials_are_named_and_the_advice_works(tmp_path, call, 
         call([0.1, 0.2, 0.3], lambda rate: 0.5, path)
     path.unlink()
     assert set(call([0.1, 0.2, 0.3], lambda rate: 0.5, path)) == {"0.1", "0.2", "0.3"}
+
+
+@pytest.mark.parametrize("parts", [{}, {"model": {"weight": torch.ones(2, 2)}}])
+def test_a_file_that_is_no_model_that_was_kept_is_named_and_the_advice_works(tmp_path, parts):
+    path, net = tmp_path / "kept.safetensors", torch.nn.Linear(2, 2)
+    checkpoint.save(path, {} if parts else {"measured": 1}, **parts)
+    with pytest.raises(ValueError, match=r"kept.safetensors is no model .*; remove it, and it is trained again"):
+        once(net, path, lambda: 3)
+    path.unlink()
+    assert once(net, path, lambda: 3) == 3
+    assert once(net, path, lambda: pytest.fail("not kept")) == 3

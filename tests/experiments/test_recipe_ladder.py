@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from usual import USUAL, check_the_card_tells_the_grid
 
 from experiments import recipe_ladder, runner
@@ -45,3 +46,13 @@ def test_gains_are_over_the_last_rung_that_was_kept():
     assert "| c | 62.5% | +12.5 | 62.5% |" in recipe_ladder.show(record, "kept")
     assert recipe_ladder.show(record, "left").count("\n") == 2
     assert runner.find("recipe_ladder") is recipe_ladder
+
+
+@pytest.mark.parametrize("text", ["", "{", "[3]", "{}", '""', '[{"change": "naive: SGD, constant rate"}]',
+                                  '[{"change": "x", "fields": {}, "val_accuracy": "high", "kept": true}]',
+                                  '[{"change": "x", "fields": {}, "val_accuracy": NaN, "kept": true}]'])
+def test_a_damaged_note_of_the_rungs_is_named(tmp_path, text):
+    (tmp_path / "climbed.json").write_text(text)
+    config = recipe_ladder.SCALES["quick"]
+    with pytest.raises(ValueError, match=r"climbed.json is damaged as a note of the rungs \(.*\); remove it and the"):
+        recipe_ladder.run(recipe_ladder.points(config)[0], config, tmp_path)

@@ -1,5 +1,6 @@
 """The model against the paper's statements, and against torch's own modules."""
 
+import ast
 import dataclasses
 import io
 from unittest.mock import Mock
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitlite import ViT, ViTConfig, checks
+from vitlite import ViT, ViTConfig, checks, hybrid
 from vitlite.model import Attention, Block, DropPath, Mlp, PatchEmbed, fused_pays
+from vitlite.resnet import ResNet, ResNetConfig
 
 SMALL = ViTConfig(image_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=3, num_heads=4, mlp_dim=40)
 
@@ -440,10 +442,42 @@ def test_tools_that_trace_get_the_model_for_any_batch(kind, pool):
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
         found = torch.from_numpy(session.run(None, {"images": five.numpy()})[0])
         torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-5)
-    traced = torch.fx.symbolic_trace(model, concrete_args={"return_attention": False})
-    torch.testing.assert_close(traced(five), wanted)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"pool": "mean", "pool_norm": "after"}, {"position": "relative"}, {"position": "rotary", "embed_dim": 48},
+    {"position": "learned-2d", "registers": 2}, {"distillation": True, "head": "mlp"}, {"mlp": "swiglu"},
+    {"qk_norm": True}, {"dropout": 0.1, "drop_path": 0.5, "depth": 3},
+])
+@pytest.mark.parametrize("options", [{}, {"concrete_args": {"return_attention": False}}])
+def test_a_graph_of_torch_fx_is_the_model(changes, options):
+    torch.manual_seed(0)
+    model = ViT(dataclasses.replace(TRACED, **changes)).train("drop_path" in changes)
+    traced, images = torch.fx.symbolic_trace(model, **options), torch.randn(5, 3, 16, 16)
+    answers = []
+    for each in (model, traced):
+        torch.manual_seed(1)
+        answers.append(each(images))
+    assert torch.equal(*answers)
     with pytest.raises(ValueError, match="the model was built for 16×16"):
         traced(torch.randn(2, 3, 20, 16))
+
+
+def test_a_graph_of_torch_fx_says_that_it_has_no_maps_and_the_advice_works():
+    model, images = ViT(TRACED).eval(), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"traced without attention maps; trace it with concrete_args=") as error:
+        torch.fx.symbolic_trace(model)(images, True)
+    advice = str(error.value).rpartition("concrete_args=")[2]
+    logits, maps = torch.fx.symbolic_trace(model, concrete_args=ast.literal_eval(advice))(images, True)
+    assert torch.equal(logits, model(images, True)[0])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, model(images, True)[1], strict=True))
+
+
+def test_hybrids_and_resnets_have_a_graph_of_torch_fx_too():
+    for model in (ViT(dataclasses.replace(TRACED, image_size=32, patch_size=16), hybrid.R50(24)),
+                  ViT(TRACED, hybrid.ResNetStem(24, width=8)), ResNet(ResNetConfig(width=8, blocks=1))):
+        images = torch.randn(2, 3, *[32 if isinstance(model, ResNet) else model.config.image_size] * 2)
+        assert torch.equal(torch.fx.symbolic_trace(model.eval())(images), model(images))
 
 
 def test_another_precision_is_refused_with_what_to_pass_unless_autocast_mends_it():

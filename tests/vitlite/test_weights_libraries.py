@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import json
 import re
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -220,7 +222,10 @@ def test_a_folder_of_save_pretrained_tells_all(tmp_path, size):
         with pytest.raises(ValueError, match=r"is one shard of \d; pass the folder, or its .index.json"):
             weights.from_transformers(shard)
         shard.unlink()
-        with pytest.raises(FileNotFoundError, match=f"there is no file .*{shard.name}"):
+        with pytest.raises(FileNotFoundError, match=f"no file .*{shard.name}, which .*index.json lists; fetch"):
+            weights.from_transformers(tmp_path)
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors.index.json"}}')
+        with pytest.raises(ValueError, match="damaged as an index of shards"):
             weights.from_transformers(tmp_path)
         (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
         with pytest.raises(ValueError, match=r"index\.json is damaged .*it lists no files"):
@@ -229,6 +234,10 @@ def test_a_folder_of_save_pretrained_tells_all(tmp_path, size):
         with pytest.raises(ValueError, match="damaged as an index of shards .it lists no files, or some outside"):
             weights.from_transformers(tmp_path)
         return
+    told = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(told | {"image_size": 10**5}))
+    with pytest.raises(ValueError, match="25 positions .* are not those of images of 100000×100000, 625000000 patches"):
+        weights.from_transformers(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is damaged as the configuration of a model"):
         weights.from_transformers(tmp_path)
@@ -554,6 +563,38 @@ def test_bad_files_are_refused(tmp_path):
         weights.from_npz(tmp_path / "pickled.npz")
     with pytest.raises(FileNotFoundError):
         weights.from_npz(tmp_path / "none.npz")
+
+
+def test_a_changed_number_in_a_file_of_torch_is_found_where_it_has_check_sums(tmp_path, monkeypatch):
+    theirs, path = timm_vit(), tmp_path / "vit.pth"
+    torch.save(theirs.state_dict(), path)
+    data = bytearray(path.read_bytes())
+    data[data.index(theirs.pos_embed.detach().numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(data)
+    torch.load(path)  # which sees nothing
+    with pytest.raises(ValueError, match=r"vit.pth is damaged.*data/1 differs from its check sum.; fetch it again"):
+        weights.from_timm(path, num_heads=3)
+    monkeypatch.setattr(torch.serialization, "get_crc32_options", lambda: False)
+    torch.save(theirs.state_dict(), path)
+    assert not any(part.CRC for part in zipfile.ZipFile(path).infolist())
+    same(weights.from_timm(path, num_heads=3), theirs)
+
+
+@pytest.mark.parametrize(("read", "library", "change"), [
+    (weights.from_timm, "a timm", lambda state: state.pop("norm.weight")),
+    (weights.from_torchvision, "a torchvision", lambda state: state.pop("encoder.ln.weight")),
+    (weights.from_timm, "no square grid", lambda state: state.update(pos_embed=torch.ones(1, 13, 24))),
+    (weights.from_timm, "no weight", lambda state: state.update({"norm.weight": torch.full((24,), torch.nan)})),
+])
+def test_what_does_not_fit_in_a_file_is_said_with_its_name(tmp_path, read, library, change):
+    torchvisions = torchvision.models.VisionTransformer(16, 4, 1, 3, 24, 40)
+    state = (torchvisions if read == weights.from_torchvision else timm_vit()).state_dict()
+    change(state)
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/x.safetensors: .*{library}"):
+        read(tmp_path / "x.safetensors", num_heads=3)
+    with pytest.raises(ValueError, match=f"^(?!{tmp_path})"):
+        read(state, num_heads=3)
 
 
 # ---- transformers

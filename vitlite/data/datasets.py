@@ -114,14 +114,8 @@ class Splits(NamedTuple):
 
 
 def load(
-    name_or_path: str | Path,
-    root: str | Path | None = None,
-    *,
-    train_images: int | None = None,
-    image_size: Size | None = None,
-    seed: int = 0,
-    held_out: int = 2_000,
-    cues: scenes.Cues | None = None,
+    name_or_path: str | Path, root: str | Path | None = None, *, train_images: int | None = None,
+    image_size: Size | None = None, seed: int = 0, held_out: int = 2_000, cues: scenes.Cues | None = None
 ) -> Splits:
     """Load a data set by name or by path.
 

@@ -118,14 +118,8 @@ def patch_grid(
 
 
 def heatmaps(
-    maps: Array,
-    titles: Sequence[str] | None = None,
-    columns: int = 6,
-    size: float = 1.5,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    label: str | None = None,
-    title: str | None = None,
+    maps: Array, titles: Sequence[str] | None = None, columns: int = 6, size: float = 1.5, vmin: float | None = None,
+    vmax: float | None = None, label: str | None = None, title: str | None = None
 ) -> Figure:
     """Draw maps ``[N, h, w]`` side by side, on one colour scale.
 
@@ -145,18 +139,9 @@ def heatmaps(
 
 
 def matrix(
-    values: Array,
-    rows: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
-    xlabel: str | None = None,
-    ylabel: str | None = None,
-    annotate: bool = False,
-    label: str | None = None,
-    title: str | None = None,
-    cmap: str = "viridis",
-    vmin: float | None = None,
-    vmax: float | None = None,
-    fmt: str = ".2f",
+    values: Array, rows: Sequence[str] | None = None, columns: Sequence[str] | None = None, xlabel: str | None = None,
+    ylabel: str | None = None, annotate: bool = False, label: str | None = None, title: str | None = None,
+    cmap: str = "viridis", vmin: float | None = None, vmax: float | None = None, fmt: str = ".2f"
 ) -> Figure:
     """Draw one matrix, for example the attention of one head.
 
@@ -183,13 +168,8 @@ def matrix(
 
 
 def lines(
-    series: Mapping[str, Sequence[Array]],
-    xlabel: str,
-    ylabel: str,
-    title: str | None = None,
-    logx: bool = False,
-    logy: bool = False,
-    legend_columns: int | None = None,
+    series: Mapping[str, Sequence[Array]], xlabel: str, ylabel: str, title: str | None = None, logx: bool = False,
+    logy: bool = False, legend_columns: int | None = None
 ) -> Figure:
     """Draw curves over one pair of axes; colour, line style and marker all tell them apart.
 
@@ -221,10 +201,8 @@ def lines(
 
 
 def bars(
-    values: Mapping[str, float],
-    ylabel: str,
-    title: str | None = None,
-    errors: Mapping[str, float | tuple[float, float]] | None = None,
+    values: Mapping[str, float], ylabel: str, title: str | None = None,
+    errors: Mapping[str, float | tuple[float, float]] | None = None
 ) -> Figure:
     """Draw one bar a value, with the value written at its end.
 

@@ -72,13 +72,8 @@ def check_count(name: str, texts: Sequence[str] | None, count: int, thing: str) 
 
 
 def new_figure(
-    width: float,
-    height: float,
-    title: str | None,
-    rows: int = 1,
-    columns: int = 1,
-    count: int | None = None,
-    layout: str = "constrained",
+    width: float, height: float, title: str | None, rows: int = 1, columns: int = 1, count: int | None = None,
+    layout: str = "constrained"
 ) -> tuple[Figure, list[Axes]]:
     """A figure of this size in inches, its title on top of that, and its first ``count`` axes.
 
@@ -94,13 +89,8 @@ def new_figure(
 
 
 def new_grid(
-    count: int,
-    columns: int,
-    width: float,
-    height: float,
-    captions: Sequence[str] | None,
-    title: str | None,
-    bar: float = 0.0,
+    count: int, columns: int, width: float, height: float, captions: Sequence[str] | None, title: str | None,
+    bar: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
     """A closed figure of ``count`` bare axes, ``width`` × ``height`` inches each, with ``bar`` inches below them."""
     check_count("titles", captions, count, "picture")

@@ -30,11 +30,8 @@ class Evaluation(NamedTuple):
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
-    split: Split,
-    batch_size: int = 500,
-    dtype: torch.dtype | None = None,
-    objective: objectives.Objective | None = None,
+    model: nn.Module, split: Split, batch_size: int = 500, dtype: torch.dtype | None = None,
+    objective: objectives.Objective | None = None
 ) -> Evaluation:
     """Loss and top-1 accuracy of a model over a split.
 
@@ -77,12 +74,8 @@ def predictions(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor
 
 @torch.inference_mode()
 def outputs(
-    model: nn.Module,
-    split: Split,
-    call: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None,
-    *,
-    batch_size: int = 500,
-    dtype: torch.dtype | None = None,
+    model: nn.Module, split: Split, call: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None, *,
+    batch_size: int = 500, dtype: torch.dtype | None = None
 ) -> Tensor | tuple[Tensor, ...]:
     """What a model makes of every image of a split: logits, features, or whatever a call gives.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 
 import torch
@@ -24,6 +26,29 @@ def empty() -> dict:
         ([], 0.0)
     """
     return {name: [] for name in LINES + VAL_LINES} | {"kept_step": 0, "seconds": 0.0}
+
+
+def diverged(what: str) -> FloatingPointError:
+    """The error for a run that cannot go on, with what to do."""
+    return FloatingPointError(f"{what}; training stopped there and the last good checkpoint is kept. Lower "
+                              "learning_rate, lengthen warmup_steps, set clip_norm, and check that the images are "
+                              "normalised")
+
+
+def possible(history: dict, step: int) -> bool:
+    """Whether a history from a file can be that of a run at this step."""
+    groups = [[history[name] for name in names] for names in (LINES, VAL_LINES)]
+    numbers = [history["kept_step"], history["seconds"], *itertools.chain(*groups[0], *groups[1])]
+    if type(step) is not int or not all(type(number) in (int, float) for number in numbers):
+        return False
+    return (
+        all(len({len(each) for each in group}) == 1 for group in groups)
+        and all(steps == sorted({*steps} - {0}) for steps in (history["step"], history["val_step"]))
+        and step == history["step"][-1] >= max(history["val_step"], default=1)
+        and history["kept_step"] in (0, *history["val_step"])
+        and all(map(math.isfinite, history["loss"] + history["learning_rate"] + history["images_per_second"]))
+        and 0 <= history["seconds"] < math.inf
+    )
 
 
 class Log:
@@ -50,9 +75,7 @@ class Log:
         if self.loss.isfinite():
             return
         steps = f"step {step}" if self.device.type == "cpu" else f"one of the steps {step - self.steps + 1} to {step}"
-        raise FloatingPointError(f"the loss is not finite at {steps}; training stopped there and the last good "
-                                 "checkpoint is kept. Lower learning_rate, lengthen warmup_steps, set clip_norm, and "
-                                 "check that the images are normalised")
+        raise diverged(f"the loss is not finite at {steps}")
 
     def line(self, history: dict, step: int, rate: float) -> None:
         """Add a line to the history, over all processes, and begin the next."""

@@ -48,12 +48,8 @@ def classify(label_smoothing: float = 0.0, classes: int | None = None) -> Object
 
 
 def distil(
-    teacher: nn.Module,
-    kind: Literal["hard", "soft"] = "hard",
-    *,
-    weight: float | None = None,
-    temperature: float = 3.0,
-    label_smoothing: float = 0.0,
+    teacher: nn.Module, kind: Literal["hard", "soft"] = "hard", *, weight: float | None = None,
+    temperature: float = 3.0, label_smoothing: float = 0.0
 ) -> Objective:
     """Distillation as in DeiT (Touvron et al., 2021, Sec. 4): one loss for the label, one for what a teacher says.
 
@@ -79,8 +75,7 @@ def distil(
         >>> round(loss.item(), 4)  # ln 10: neither head has learned anything
         2.3026
     """
-    if kind not in ("hard", "soft"):
-        raise ValueError(f"kind is {kind!r}; expected 'hard' or 'soft'")
+    checks.choice(("hard", "soft"), kind=kind)
     share = {"hard": 0.5, "soft": 0.1}[kind] if weight is None else weight
     if not 0 <= share <= 1:
         raise ValueError(f"weight is {weight}; expected the teacher's share of the loss, between 0 and 1")

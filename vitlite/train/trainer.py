@@ -36,7 +36,7 @@ from vitlite.train.batches import Batches, stream
 from vitlite.train.callbacks import Callback, Progress
 from vitlite.train.device import autocast_dtype, compiled, compiling_pays, default_device
 from vitlite.train.evaluation import evaluate, modes_kept
-from vitlite.train.history import LINES, VAL_LINES, Log, empty
+from vitlite.train.history import VAL_LINES, Log, diverged, empty, possible
 from vitlite.train.recipes import Recipe
 
 __all__ = ["Trainer"]
@@ -142,8 +142,8 @@ class Trainer:
             data: Splits; ``train`` is trained on, ``validation`` watched, ``test`` never touched.
 
         Raises:
-            FloatingPointError: If the loss is no longer finite; the message names the step, and the checkpoint stays at
-                the last good save.
+            FloatingPointError: If the loss is no longer finite, or at a save or the end the weights are not;
+                the message names the step, and the checkpoint stays at the last good save.
             ValueError: If the checkpoint belongs to another run or is damaged, the batch cannot be cut as asked for, or
                 a classifier has another number of logits than the data have classes.
             OSError: If the checkpoint could not be written; no step was taken then.
@@ -355,13 +355,13 @@ class Trainer:
                                f"silent, so this run ends here; {go_on}. ({str(error).splitlines()[0]})") from error
 
     def _save(self) -> None:
+        states = self.optimizer.state_dict()["state"].items()
+        moments = {f"{index}.{name}": tensor for index, state in states for name, tensor in state.items()}
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if not all(tensor.isfinite().all() for tensor in (*trained, *moments.values())):
+            raise diverged(f"the weights are not finite after step {self.step}")
         if self.checkpoint is None or self.world.rank > 0:
             return
-        moments = {
-            f"{index}.{name}": tensor
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for name, tensor in state.items()
-        }
         average = self.average.model.state_dict() if self.average else {}
         metadata = {"step": self.step, "history": self.history, "scaler": self.scaler.state_dict(), "run": self.run}
         parts = {"learner": self.learner.state_dict(), "average": average, "best": self.best, "optimizer": moments}
@@ -396,28 +396,43 @@ class Trainer:
 
     def _restore(self, parts: dict[str, dict[str, Tensor]], metadata: dict) -> None:
         parts = {"average": {}, "best": {}, "optimizer": {}} | parts
-        step, history = metadata["step"], metadata["history"]
-        lengths = [{len(history[name]) for name in lines} for lines in (LINES, VAL_LINES)]
-        if not (isinstance(step, int) and 0 < step <= self.recipe.steps and all(len(each) == 1 for each in lengths)):
-            raise ValueError(f"step {step} of {self.recipe.steps}, or its history, cannot be")
+        step, history, scaler = metadata["step"], metadata["history"], metadata["scaler"]
+        if not (possible(history, step) and step <= self.recipe.steps
+                and all(0 <= number < math.inf for number in scaler.values())):
+            raise ValueError(f"step {step} of {self.recipe.steps}, its history or its loss scale cannot be")
         _compare("learner", self.learner.state_dict(), parts["learner"])
         _compare("average", self.average.model.state_dict() if self.average else {}, parts["average"])
-        _compare("best", self.validated.state_dict() if parts["best"] else {}, parts["best"])
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():  # torch would read past the end of one that is too short
-            index, _, key = name.partition(".")
-            if tensor.numel() != 1 if key == "step" else tensor.shape != parameters[int(index)].shape:
-                raise ValueError(f"optimizer.{name} has shape {list(tensor.shape)}")
-            moments.setdefault(int(index), {})[key] = tensor
+        has_best = self.recipe.keep_best and history["kept_step"]
+        _compare("best", self.validated.state_dict() if has_best else {}, parts["best"])
+        moments = self._moments(parts["optimizer"], step)
         self.learner.load_state_dict(parts["learner"])
         if self.average:
             self.average.model.load_state_dict(parts["average"])
         self.best = {name: tensor.to(self.device) for name, tensor in parts["best"].items()}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.scaler.load_state_dict(metadata["scaler"])
+        self.scaler.load_state_dict(scaler)
         self.step, self.history = step, history
+
+    def _moments(self, saved: dict[str, Tensor], step: int) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's state, checked before torch sees it, which would read past the end of a short tensor."""
+        parameters = dict(enumerate((group, p) for group in self.optimizer.param_groups for p in group["params"]))
+        wanted: dict[str, Tensor] = {}
+        for index in {int(name.partition(".")[0]) for name in saved}:  # a parameter without gradients has no state
+            group, p = parameters[index]
+            keys = ("step", "exp_avg", "exp_avg_sq") if "betas" in group else ("momentum_buffer",)
+            for key in ("momentum",) if group.get("orthogonal") else keys:
+                wanted[f"{index}.{key}"] = torch.zeros((), dtype=torch.float32) if key == "step" else p
+        _compare("optimizer", wanted, saved)
+        if not (saved or self.scaler.is_enabled()):  # which may have left out every step so far
+            raise ValueError("the optimiser's state is missing")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in saved.items():
+            index, _, key = name.partition(".")
+            if (key == "step" and not 1 <= tensor <= step) or (key == "exp_avg_sq" and (tensor < 0).any()):
+                raise ValueError(f"optimizer.{name} is out of bounds")
+            moments.setdefault(int(index), {})[key] = tensor
+        return moments
 
 
 def _name(objective: objectives.Objective) -> str:
@@ -432,7 +447,9 @@ def _plain(value: object) -> object:
 
 
 def _compare(part: str, wanted: dict[str, Tensor], there: dict[str, Tensor]) -> None:
-    forms = [{name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} for state in (wanted, there)]
-    wrong = sorted(name for name in forms[0] | forms[1] if forms[0].get(name) != forms[1].get(name))
-    if wrong:
-        raise ValueError(f"{part}.{wrong[0]} is missing, or of another form")
+    for name in sorted(wanted | there):
+        one, other = wanted.get(name), there.get(name)
+        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+            raise ValueError(f"{part}.{name} is missing, or of another form")
+        if (one.isfinite().cpu() & ~other.isfinite()).any():  # a mask of -inf is so from the start
+            raise ValueError(f"{part}.{name} is not finite, as after a divergence")

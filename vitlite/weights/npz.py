@@ -87,7 +87,8 @@ def from_npz(
     queries = [array for name, array in arrays.items() if name.endswith("/query/kernel") and array.ndim == 3]
     if queries:
         known["num_heads"] = queries[0].shape[1]  # [D, h, D/h]
-    return shared.assemble(LIBRARY, state, known | shared.given(options), image_size, num_classes)
+    with shared.naming(source):
+        return shared.assemble(LIBRARY, state, known | shared.given(options), image_size, num_classes)
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -76,12 +76,15 @@ def from_onnx(path: str | Path, *, image_size: Size | None = None, num_classes: 
     model = _read(path)
     try:
         parts = _parts(model, path)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError) as error:
+    except Exception as error:  # a damaged graph leads anywhere
+        if isinstance(error, ValueError) and Path(path).name in str(error):
+            raise
         cause = str(error).partition("\n")[0][:200] or type(error).__name__
         raise ValueError(f"{path} is damaged, or not as PyTorch exports an encoder ({type(error).__name__}: {cause}); "
                          f"{ADVICE}") from error
     library, state, known, remarks = parts
-    return shared.assemble(library, state, known, image_size, num_classes, remarks)
+    with shared.naming(Path(path).name):
+        return shared.assemble(library, state, known, image_size, num_classes, remarks)
 
 
 def _parts(model, path: str | Path) -> tuple[shared.Library, dict[str, Tensor], dict, list[str]]:
@@ -212,27 +215,20 @@ def _read(path: str | Path):
         names = {entry.value for tensor in model.graph.initializer for entry in tensor.external_data
                  if entry.key == "location"}
         kind = FileNotFoundError if any(not (path.parent / name).is_file() for name in names) else ValueError
-        raise kind(
-            f"{path} keeps its tensors in {', '.join(sorted(names))}, which must lie whole in the same folder "
-            f"({error}); fetch both files, or export with external_data=False"
-        ) from error
+        raise kind(f"{path} keeps its tensors in {', '.join(sorted(names))}, which must lie whole in the same folder "
+                   f"({error}); fetch both files, or export with external_data=False") from error
     version = {opset.domain: opset.version for opset in model.opset_import}.get("")
     if version not in OPSETS:
-        raise ValueError(
-            f"{path} is of opset {version}; known are {OPSETS[0]} to {OPSETS[-1]}: export it with opset_version=18"
-        )
-    quantised = {node.op_type for node in model.graph.node if QUANTISED.search(node.op_type)}
+        raise ValueError(f"{path} is of opset {version}; known are {OPSETS[0]} to {OPSETS[-1]}: export it with "
+                         "opset_version=18")
+    quantised = {name for node in model.graph.node if QUANTISED.search(name := f"{node.op_type}")}
     if quantised:
-        raise ValueError(
-            f"{path} is quantised to whole numbers ({', '.join(sorted(quantised))}), which rounding cannot be undone; "
-            "use the file of floating-point numbers that it was made from"
-        )
+        raise ValueError(f"{path} is quantised to whole numbers ({', '.join(sorted(quantised))}), which rounding "
+                         "cannot be undone; use the file of floating-point numbers that it was made from")
     foreign = {f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     if foreign:
-        raise ValueError(
-            f"{path} has operators that are not ONNX's own ({', '.join(sorted(foreign))}); use the file as PyTorch "
-            "exported it, before a runtime optimised it"
-        )
+        raise ValueError(f"{path} has operators that are not ONNX's own ({', '.join(sorted(foreign))}); use the file "
+                         "as PyTorch exported it, before a runtime optimised it")
     made = {""} | {value.name for value in [*model.graph.input, *model.graph.initializer]}
     for node in model.graph.node:  # in order, so that whoever follows the values comes to an end
         if missing := set(node.input) - made:
@@ -368,10 +364,9 @@ class _Graph:
                 layer = self.layer(node)
                 if node.op_type == "Conv" and (layer == name or layer.endswith(f".{name}")):
                     return library, layer.removesuffix(name).rstrip("."), layer
-        raise ValueError(
-            f"{self.path} is no ViT, DeiT or DINOv2 that PyTorch exported from timm or transformers: it has no "
-            f"convolution called {' or '.join(PROJECTIONS)}; its first layers are {_some(self.layers())}"
-        )
+        raise ValueError(f"{self.path} is no ViT, DeiT or DINOv2 that PyTorch exported from timm or transformers: it "
+                         f"has no convolution called {' or '.join(PROJECTIONS)}; its first layers are "
+                         f"{_some(self.layers())}")
 
     # ---- tokens and positions
 

@@ -26,15 +26,9 @@ ADVICE = "fetch or save it again"
 
 
 def save(
-    model: ViT | ResNet,
-    path: str | Path,
-    *,
-    classes: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    record: str | None = None,
-    dtype: torch.dtype | None = None,
-    extra: Mapping[str, torch.Tensor] | None = None,
+    model: ViT | ResNet, path: str | Path, *, classes: Sequence[str] | None = None, mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None, record: str | None = None, dtype: torch.dtype | None = None,
+    extra: Mapping[str, torch.Tensor] | None = None
 ) -> Path:
     """Write a model as one safetensors file with a digest of all that it holds; it appears whole or not at all.
 
@@ -176,11 +170,9 @@ def _opened(path: str | Path) -> Iterator[tuple]:
                          "from_torchvision, from_transformers or from_npz, whoever made it")
     with sealed.opened(path, "vitlite", "a model", ADVICE) as (file, told):
         if told is None:
-            raise ValueError(
-                f"{path} has no description of a vitlite model; expected a file written by vitlite.weights.save (a "
-                "run's own checkpoint is for its Trainer alone; other libraries' weights are read by from_timm, "
-                "from_torchvision and from_transformers)"
-            )
+            raise ValueError(f"{path} has no description of a vitlite model; expected a file written by "
+                             "vitlite.weights.save (a run's own checkpoint is for its Trainer alone; other libraries' "
+                             "weights are read by from_timm, from_torchvision and from_transformers)")
         # An older file lacks some of these.
         told = {"model": "ViT", "patch_embed": None, "classes": None, "mean": None, "std": None, "record": None} | told
         name, fields = told["model"], told.get("config")

@@ -7,7 +7,9 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -81,6 +83,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only:
         ValueError: the file does not fit the model; nothing was loaded:
           weight: [1, 3] there, [1, 2] in the model
           bias: missing
+        Build the model that these weights are of, or fetch them again
     """
     _check_state(state)
     wanted = model.state_dict()
@@ -95,7 +98,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only:
         other = any(name.endswith(patch) and name in state and state[name].shape[1:] != tensor.shape[1:]
                     for name, tensor in wanted.items())
         hint = ("\nIts patches have another size (or other channels); build the model with the patch_size it was "
-                "trained with") if other else ""
+                "trained with") if other else "\nBuild the model that these weights are of, or fetch them again"
         raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong) + hint)
     if not check_only:
         model.load_state_dict(dict(state))
@@ -127,6 +130,17 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 # ---- what comes in
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Put a file's name in front of an error that does not say it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(source, str | Path) and str(source) not in str(error):
+            error.args = (f"{source}: {error}",)
+        raise
 
 
 def read(source: Source) -> tuple[dict[str, Tensor], nn.Module | None]:
@@ -191,6 +205,10 @@ def _file(path: Path) -> object:
         if head[8:9] != b"{":
             if not head.startswith((b"PK", b"\x80")):
                 raise ValueError(f"it is of neither safetensors nor torch.save, for it begins with {head!r}")
+            if head.startswith(b"PK"):  # torch does not compare its check sums
+                with zipfile.ZipFile(path) as parts:
+                    if any(part.CRC for part in parts.infolist()) and (wrong := parts.testzip()):
+                        raise ValueError(f"{wrong} differs from its check sum")
             try:
                 with open(path, "rb") as file:  # by its name, torch would go by the suffix
                     return torch.load(file, map_location="cpu", weights_only=True)
@@ -210,8 +228,10 @@ def _shards(path: Path) -> dict[str, Tensor]:
     with decoding(path, "damaged as an index of shards", advice):
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
-        if not files or any(Path(name).name != name for name in files):
+        if not files or any(Path(name).name != name or name.endswith(".json") or len(name) > 255 for name in files):
             raise ValueError("it lists no files, or some outside of the folder")
+    if gone := [name for name in files if not (path.parent / name).is_file()]:
+        raise FileNotFoundError(f"there is no file {path.parent / gone[0]}, which {path.name} lists; {advice}")
     state = {}
     for name in files:
         state |= _file(path.parent / name)
@@ -299,10 +319,8 @@ def assemble(
     classes, width = state.get("head.out.weight", torch.zeros(0, config.embed_dim)).shape
     both = width == 2 * config.embed_dim
     if both and num_classes is None:
-        raise ValueError(
-            f"{library.title} whose head reads the class token and the mean of the patches side by side; ViTConfig's "
-            "reads one of them: pass num_classes= for a new head"
-        )
+        raise ValueError(f"{library.title} whose head reads the class token and the mean of the patches side by side; "
+                         "ViTConfig's reads one of them: pass num_classes= for a new head")
     headless = not any(name.startswith("head.out.") for name in state)
     if headless and num_classes is None:
         num_classes = ViTConfig.num_classes
@@ -438,6 +456,9 @@ def _config(
                            "asked, though they could be a square image's; of that, load it without image_size= and "
                            "use at_resolution")
     patches = (size[0] // patch_size[0]) * (size[1] // patch_size[1])
+    if rows is not None and rows not in (patches, patches + prefix):  # before a table of any size is made
+        raise ValueError(f"the {rows} positions of {library.title} are not those of images of {size[0]}×{size[1]}, "
+                         f"{patches} patches; pass the image_size= that the weights were made for")
     hidden = state["blocks.0.mlp.contract.weight"].shape[1]
     gated = len(state.get("blocks.0.mlp.expand.weight", ())) == 2 * hidden
     if gated and "gelu" in untold:
@@ -477,10 +498,8 @@ def _image_size(library: Library, rows: int, prefix: int, patch_size: Sequence[i
         if side := _square(patches):
             return side * tall, side * wide
     given = f", nor the grid of image_size={wanted[0]}×{wanted[1]} in patches of {tall}×{wide}" if wanted else ""
-    raise ValueError(
-        f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix tokens{given}; "
-        "pass the image_size= that the weights were made for"
-    )
+    raise ValueError(f"the {rows} positions of {library.title} are no square grid, with or without {prefix} prefix "
+                     f"tokens{given}; pass the image_size= that the weights were made for")
 
 
 def _square(patches: int) -> int:

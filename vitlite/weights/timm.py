@@ -118,7 +118,8 @@ def from_timm(
         remarks.append(f"a state dict does not tell how {kind!r} positions turn: assumed is what to_timm writes, "
                        f"temperature 100, row before column, {'halves' if halves else 'neighbours'} paired; if the "
                        "model differs, pass it live")
-    ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
+    with shared.naming(source):
+        ours = shared.assemble(LIBRARY, own_names(state), known, image_size, num_classes, remarks)
     return shared.reordered(ours, halves, columns_first) if ours.config.position in position.ROTARY else ours
 
 
@@ -244,7 +245,5 @@ def _turning(rope: nn.Module, grid: Grid, head_width: int) -> tuple[str, bool, b
 def _expect(module: nn.Module, what: str, *names: str) -> None:
     kind = type(module)
     if kind.__name__ not in names or kind.__module__.partition(".")[0] != "timm":
-        raise ValueError(
-            f"ViTConfig cannot express a {kind.__module__}.{kind.__name__} here; expected timm's {' or '.join(names)}: "
-            f"{what}"
-        )
+        raise ValueError(f"ViTConfig cannot express a {kind.__module__}.{kind.__name__} here; expected timm's "
+                         f"{' or '.join(names)}: {what}")

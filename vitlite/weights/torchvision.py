@@ -64,7 +64,8 @@ def from_torchvision(
         known = {"image_size": model.image_size, "num_heads": parts[nn.MultiheadAttention].num_heads,
                  "layer_norm_eps": shared.epsilon(model), "gelu": shared.gelu_of(parts[nn.GELU])}
     known |= shared.given(options)
-    return shared.assemble(LIBRARY, state, known, image_size, num_classes)
+    with shared.naming(source):
+        return shared.assemble(LIBRARY, state, known, image_size, num_classes)
 
 
 def to_torchvision(model: ViT) -> torchvision.models.VisionTransformer:

@@ -99,8 +99,8 @@ def from_transformers(
     state = {re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name): value for name, value in state.items()}
     scaled = any("layer_scale" in name for name in state)
     newer = "embeddings.patch_embeddings.weight" in state  # DINOv3, whose rotary positions have no tensors
-    known = _folder(source) if model is None else _known(model)
-    known |= shared.given(options)
+    with shared.naming(source):
+        known = (_folder(source) if model is None else _known(model)) | shared.given(options)
     assumed, library = {"layer_norm_eps": 1e-5 if newer else 1e-6 if scaled else 1e-12}, LIBRARY
     if newer:
         assumed["position"], library = "rotary-image", LIBRARY._replace(untold=(*LIBRARY.untold, "position"))
@@ -109,7 +109,8 @@ def from_transformers(
     if "embeddings.register_tokens" in state:  # of these models alone transformers resamples with antialiasing
         library = library._replace(convention="timm")
     state.pop("embeddings.mask_token", None)  # only pre-training uses it
-    ours = shared.assemble(library, state, known, image_size, num_classes, assumed=assumed)
+    with shared.naming(source):
+        ours = shared.assemble(library, state, known, image_size, num_classes, assumed=assumed)
     return shared.reordered(ours, halves=True) if newer else ours
 
 
@@ -130,9 +131,10 @@ def _folder(source: object) -> dict:
         checks.kind(dict, configuration=config)
         for name, kind in {"hidden_act": str, "num_attention_heads": int, "layer_norm_eps": float}.items():
             checks.kind(kind, **{name: config.get(name, kind())})
+        checks.pair(config.get("image_size") or 1, "image_size")
     if "model_type" not in config:  # another library's
         return {}
-    return _told(config, f"{path}'s {(config.get('architectures') or ['model'])[0]}")
+    return _told(config, f"{path}'s {config.get('architectures', 'model')}")
 
 
 def _told(config: Mapping, name: str) -> dict:
@@ -143,8 +145,8 @@ def _told(config: Mapping, name: str) -> dict:
         raise ValueError(f"ViTConfig cannot express rope_theta={config['rope_theta']}; it knows {position.ROTARY_BASE}")
     gated = config.get("use_gated_mlp", False)  # in DINOv3; the gate of DINOv2 asks no configuration
     if config.get("hidden_act", "gelu") not in (["silu"] if gated else GELU):
-        raise ValueError(f"ViTConfig cannot express hidden_act={config['hidden_act']!r} here; it knows the exact and "
-                         "tanh GELU, and the SiLU of a gate")
+        raise ValueError(f"ViTConfig cannot express hidden_act={config['hidden_act']!r:.40} here; it knows the exact "
+                         "and tanh GELU, and the SiLU of a gate")
     names = {"image_size": "image_size", "num_attention_heads": "num_heads", "layer_norm_eps": "layer_norm_eps"}
     known = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
     known |= {"position": "rotary-image"} if config["model_type"] == "dinov3_vit" else {}

@@ -1,5 +1,7 @@
 """What people do to a run: they stop it, damage its file, give it other data, freeze parts, forget the head."""
 
+import copy
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from tiny import RECIPE, dropping, model, same, splits, trained
+from tiny import EVERYTHING, RECIPE, dropping, model, same, splits, trained
 from torch import nn
 
 from vitlite.data import Splits
@@ -230,7 +232,7 @@ def test_every_flipped_bit_is_found(tmp_path):
             checkpoint.load(path, identity)
 
 
-@pytest.mark.parametrize("name", ["learner.model.head.weight", "optimizer.0.exp_avg", "optimizer.3.step",
+@pytest.mark.parametrize("name", ["learner.model.head.0.weight", "optimizer.0.exp_avg", "optimizer.3.step",
                                   "optimizer.99.exp_avg", "optimizer.x"])
 def test_a_tensor_of_a_wrong_shape_is_refused_before_torch_sees_it(tmp_path, name):
     path = tmp_path / "run"
@@ -245,14 +247,120 @@ def test_a_tensor_of_a_wrong_shape_is_refused_before_torch_sees_it(tmp_path, nam
     trained(checkpoint=path)
 
 
-@pytest.mark.parametrize("spoil", [{"step": 31}, {"step": "7"}, {"history": {}}, {"history": None}])
-def test_a_description_that_cannot_be_is_refused(tmp_path, spoil):
-    path = tmp_path / "run"
-    trained(checkpoint=path)
-    parts, metadata = checkpoint.load(path, checkpoint.json.loads(_trainer(path))["run"])
-    checkpoint.save(path, metadata | spoil, **parts)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of everything that a checkpoint can hold, as it was saved: its parts and its description."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    trained(EVERYTHING, checkpoint=path)
+    return checkpoint.load(path, checkpoint.json.loads(_trainer(path))["run"])
+
+
+def spoiled(path, whole, spoil):
+    """The same run with a valid digest over other contents."""
+    parts, metadata = copy.deepcopy(whole)
+    spoil(parts, metadata)
+    checkpoint.save(path, metadata, **parts)
+    return path
+
+
+BROKEN = {
+    "NaN": (lambda tensor: tensor * math.nan, "is not finite, as after a divergence"),
+    "infinite": (lambda tensor: tensor.clone().fill_(math.inf), "is not finite, as after a divergence"),
+    "integers": (lambda tensor: tensor.long(), "is missing, or of another form"),
+    "half": (lambda tensor: tensor.half(), "is missing, or of another form"),
+}
+
+
+@pytest.mark.parametrize("name", ["learner.model.head.0.weight", "average.head.0.weight", "best.head.0.weight",
+                                  "optimizer.0.exp_avg", "optimizer.3.exp_avg_sq", "optimizer.3.step"])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_tensor_that_no_run_can_hold_is_refused_by_its_name(tmp_path, whole, name, broken):
+    part, _, rest = name.partition(".")
+    change, told = BROKEN[broken]
+    path = spoiled(tmp_path / "run", whole, lambda parts, _: parts[part].update({rest: change(parts[part][rest])}))
+    with pytest.raises(ValueError, match=rf"run is a damaged checkpoint \({name} {told}\); .*remove that file"):
+        trained(EVERYTHING, checkpoint=path)
+
+
+@pytest.mark.parametrize(("spoil", "told"), [
+    (lambda parts: parts["optimizer"]["0.step"].fill_(31), "optimizer.0.step is out of bounds"),
+    (lambda parts: parts["optimizer"]["0.step"].fill_(0), "optimizer.0.step is out of bounds"),
+    (lambda parts: parts["optimizer"]["2.exp_avg_sq"].neg_(), "optimizer.2.exp_avg_sq is out of bounds"),
+    (lambda parts: parts["optimizer"].pop("2.exp_avg_sq"), "optimizer.2.exp_avg_sq is missing"),
+    (lambda parts: parts["optimizer"].update({"-1.step": torch.ones(())}), "-1"),
+    (lambda parts: parts.pop("optimizer"), "the optimiser's state is missing"),
+    (lambda parts: parts.pop("average"), "average.* is missing"),
+    (lambda parts: parts.pop("best"), "best.* is missing"),
+])
+def test_a_run_with_a_part_missing_or_out_of_bounds_does_not_go_on(tmp_path, whole, spoil, told):
+    path = spoiled(tmp_path / "run", whole, lambda parts, _: spoil(parts))
+    with pytest.raises(ValueError, match=rf"run is a damaged checkpoint \({told}.*\); .*remove that file"):
+        trained(EVERYTHING, checkpoint=path)
+
+
+@pytest.mark.parametrize("spoil", [
+    {"step": 31}, {"step": "7"}, {"step": True}, {"step": 29}, {"history": {}}, {"history": None},
+    {"scaler": None}, {"scaler": {"scale": math.nan}}, {"scaler": {"scale": "much"}},
+    *({"history": {name: value}} for name, value in {
+        "loss": [math.nan] * 30, "train_accuracy": ["high"] * 30, "learning_rate": None, "step": [*range(29, -1, -1)],
+        "images_per_second": [None] * 30, "val_accuracy": [], "val_loss": "low", "val_step": [10, 20, 40],
+        "kept_step": 11, "seconds": -1}.items()),
+    *({"history": {name: value}} for name, value in {
+        "seconds": "long", "learning_rate": [math.nan] * 30, "images_per_second": [math.inf] * 30}.items()),
+])
+def test_a_description_that_cannot_be_is_refused(tmp_path, whole, spoil):
+    def change(_, metadata):
+        inside = spoil.get("history")
+        metadata |= {"history": metadata["history"] | inside} if inside else spoil
+
+    path = spoiled(tmp_path / "run", whole, change)
     with pytest.raises(ValueError, match=r"run is a damaged checkpoint \(.*\); .*remove that file to start afresh"):
-        trained(checkpoint=path)
+        trained(EVERYTHING, checkpoint=path)
+
+
+def masked():
+    """A model with whole and infinite numbers in its state: counts of a batch norm, a mask, an empty minimum."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    net[1].weight.requires_grad_(False)
+    net.register_buffer("mask", torch.full((2, 2), -math.inf).triu(1))
+    net.register_buffer("lowest", torch.tensor(math.inf))
+    net.register_parameter("unused", nn.Parameter(torch.ones(3)))
+    return net
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_no_good_checkpoint_is_refused(tmp_path, optimizer):
+    recipe, path = EVERYTHING.replace(optimizer=optimizer), tmp_path / "run"
+
+    def stop(trainer, moment):
+        trainer.model.lowest.fill_(trainer.step)
+        if (trainer.step, moment) == (17, "step"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(masked(), recipe, device="cpu", checkpoint=path, callbacks=[stop]).fit(splits())
+    resumed, straight = masked(), masked()
+    Trainer(resumed, recipe, device="cpu", checkpoint=path, callbacks=[stop]).fit(splits())
+    Trainer(masked(), recipe, device="cpu", checkpoint=path).fit(splits())
+    whole = Trainer(straight, recipe, device="cpu", callbacks=[lambda run, _: run.model.lowest.fill_(run.step)])
+    whole.fit(splits())
+    assert same(resumed, straight)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_weights_that_diverge_in_the_last_step_are_not_kept_without_a_word(tmp_path, saved):
+    def diverge(trainer, moment):
+        if (trainer.step, moment) == (29, "step"):
+            trainer.model.head[0].bias.register_hook(lambda gradient: gradient * math.inf)
+
+    path = tmp_path / "run"
+    recipe = EVERYTHING.replace(clip_norm=None)
+    with pytest.raises(FloatingPointError, match=r"the weights are not finite after step 30; .*Lower learning_rate"):
+        Trainer(dropping(), recipe, device="cpu", checkpoint=path if saved else None, checkpoint_every=10,
+                callbacks=[diverge]).fit(splits())
+    if saved:
+        assert checkpoint.json.loads(_trainer(path))["step"] == 20
 
 
 def _trainer(path):
