@@ -343,11 +343,12 @@ def _teachers(record: dict) -> str:
 
 
 def _students(record: dict) -> Figure:
-    accuracy = {name.replace("hard from ", "hard,\nfrom ").replace("hard on", "hard,\non").replace("two ", "two\n"):
-                student["test_accuracy"] for name, student in record["summary"]["students"].items()}
-    values = {name: 100 * one["mean"] for name, one in accuracy.items()}
-    errors = {name: 100 * (one["high"] - one["mean"]) for name, one in accuracy.items() if one["low"] is not None}
-    return plots.bars(values, "test accuracy (%)", "What a teacher's answers are worth", errors or None)
+    gains = {name.replace("hard from", "from").replace("hard on ", ""): student["above"]["plain"]
+             for name, student in record["summary"]["students"].items() if name != "plain"}
+    values = {name: 100 * gain["mean"] for name, gain in gains.items()}
+    errors = {name: 100 * (gain["high"] - gain["mean"]) for name, gain in gains.items() if gain["low"] is not None}
+    return plots.bars(values, "points above plain", "A teacher adds a point and a half, two heads over half of that",
+                      errors or None)
 
 
 def _heads(record: dict) -> str:
