@@ -21,9 +21,9 @@ __all__ = [
     "check_width", "interpolate", "learned_table", "make", "rotary_angles", "sincos_table",
 ]
 
-#: The kinds that turn queries and keys; beside them, what ``ViTConfig.position`` may be.
-ROTARY = ("rotary", "rotary-image")
-KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", *ROTARY)
+#: What ``ViTConfig.position`` may be; the last two, ``ROTARY``, turn queries and keys.
+KINDS = ("none", "learned-1d", "learned-2d", "relative", "sincos-2d", "rotary", "rotary-image")
+ROTARY = KINDS[-2:]
 
 #: Rotary frequencies fall from 1 towards 1 / ROTARY_BASE radians per patch. Text has 10,000; a grid of patches is
 #: short, so Heo et al. (2024) take 100.
