@@ -12,7 +12,7 @@ CPU := CUDA_VISIBLE_DEVICES= VITLITE_SCALE=quick
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300
 WORKERS = $$("$(BIN)/python" book/tools/workers.py)
 
-.PHONY: help install book html lab execute exercises smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint audit pdf wheel benchmark clean
+.PHONY: help install book html lab execute exercises smoke-full stamp test test-unit test-hard test-notebooks test-pages test-newest compat lint lock audit pdf wheel benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -81,6 +81,13 @@ pdf: $(SITE) ## print the whole book into one file, _build/book.pdf, through the
 
 wheel: $(INSTALLED) ## build vitlite as a wheel into dist/, and try it in an empty environment
 	@"$(BIN)/python" book/tools/wheel.py
+
+lock: ## freeze what requirements.txt brings, with the hash of every file, in constraints.txt; pins stay
+	@"$(PYTHON)" -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install -qq --disable-pip-version-check "uv==0.13.9" || \
+		{ echo "make lock needs a network: its tool, uv, could not be fetched" >&2; exit 1; }
+	@.venv-audit/bin/uv pip compile -q requirements.txt -o constraints.txt --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --custom-compile-command "make lock"
 
 audit: ## look every pinned package up in the public lists of known vulnerabilities; one that cannot be is an error
 	@"$(PYTHON)" -m venv .venv-audit

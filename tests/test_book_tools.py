@@ -271,7 +271,7 @@ def test_every_command_works_where_a_path_has_spaces(tmp_path: Path, place: str)
     folder = clone(tmp_path / place)
     commands = {line.split(":")[0] for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if ": ## " in line
                 or "$(INSTALLED) ## " in line or "$(SITE) ## " in line}
-    commands -= {"help", "install", "clean", "test", "audit"}  # an audit fetches its tool
+    commands -= {"help", "install", "clean", "test", "audit", "lock"}  # the last two fetch their tool
     assert {"book", "execute", "lab", "lint", "stamp", "test-unit", "test-pages", "benchmark"} <= commands
     for command in sorted(commands):
         (folder / "calls.txt").unlink(missing_ok=True)
@@ -279,6 +279,17 @@ def test_every_command_works_where_a_path_has_spaces(tmp_path: Path, place: str)
                              encoding="utf-8")
         assert run.returncode == 0, f"{command}: {run.stderr}"
         assert (folder / "calls.txt").read_text("utf-8").startswith(f"{folder}/.venv/bin/"), command
+
+
+def test_every_pin_is_frozen_with_its_hashes() -> None:
+    locked = re.split(r"\n(?=[a-z])", re.sub("#.*\n", "", (ROOT / "constraints.txt").read_text("utf-8"), flags=re.I))
+    assert all("--hash=sha256:" in package for package in locked)
+    pins = {package.split()[0].lower() for package in locked}
+    asked = re.findall(r"^[^#\s]+", (ROOT / "requirements.txt").read_text("utf-8"), flags=re.MULTILINE)
+    assert len(asked) > 30
+    assert {pin.lower() for pin in asked} <= pins
+    weights = re.sub("#.*\n", "", (ROOT / "requirements-weights.txt").read_text("utf-8"))
+    assert "--hash=sha256:" in weights
 
 
 @pytest.mark.parametrize(("says", "status", "message"), [

