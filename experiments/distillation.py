@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -148,8 +149,7 @@ def summarise(runs: list[dict]) -> dict:
 
     Returns:
         ``teachers``: what is known of each. ``students``: of each, the test accuracy, ``above`` (by the other student
-        how far it lies above, seed by seed), ``heads``, ``over_class`` (how far the other head, and both together, lie
-        above the class head), ``agreement``, ``heads_agree`` and ``cosine`` by place.
+        how far it lies above, seed by seed), ``heads``, ``agreement``, ``heads_agree`` and ``cosine`` by place.
     """
     students = grouped(runs, "student")
     return {
@@ -175,16 +175,14 @@ def show(record: dict, what: str) -> Figure | str:
 
 
 def _of_one(runs: list[dict], above: dict) -> dict:
-    heads = [head for head in runs[0]["heads"] if head != "class"] if "class" in runs[0]["heads"] else []
     summary = {
         "test_accuracy": interval(run["test_accuracy"] for run in runs),
         "above": {other: gain for other, gain in above.items() if gain},
         "heads": {head: interval(run["heads"][head] for run in runs) for head in runs[0]["heads"]},
-        "over_class": {head: interval(run["heads"][head] - run["heads"]["class"] for run in runs) for head in heads},
         "agreement": {name: {head: interval(run["agreement"][name][head] for run in runs) for head in of}
                       for name, of in runs[0]["agreement"].items()},
     }
-    if heads:
+    if "cosine" in runs[0]:
         summary["heads_agree"] = interval(run["heads_agree"] for run in runs)
         summary["cosine"] = [interval(values) for values in zip(*(run["cosine"] for run in runs), strict=True)]
     return summary
@@ -343,12 +341,26 @@ def _teachers(record: dict) -> str:
 
 
 def _students(record: dict) -> Figure:
-    gains = {name.replace("hard from", "from").replace("hard on ", ""): student["above"]["plain"]
+    gains = {_short(name): student["above"]["plain"]
              for name, student in record["summary"]["students"].items() if name != "plain"}
     values = {name: 100 * gain["mean"] for name, gain in gains.items()}
-    errors = {name: 100 * (gain["high"] - gain["mean"]) for name, gain in gains.items() if gain["low"] is not None}
     return plots.bars(values, "points above plain", "A teacher adds a point and a half, two heads over half of that",
-                      errors or None)
+                      _reach(record["runs"]))
+
+
+def _reach(runs: list[dict]) -> dict[str, tuple[float, float]]:
+    """How far the runs of each student reach below and above its mean gain over plain, in points."""
+    plain, reach = {run["seed"]: run["test_accuracy"] for run in runs if run["student"] == "plain"}, {}
+    for name, same in grouped(runs, "student").items():
+        if name != "plain":
+            gains = [100 * (run["test_accuracy"] - plain[run["seed"]]) for run in same if run["seed"] in plain]
+            reach[_short(name)] = fmean(gains) - min(gains), max(gains) - fmean(gains)
+    return reach
+
+
+def _short(student: str) -> str:
+    """A student's name below its bar."""
+    return student.replace("hard from", "from").replace("hard on ", "")
 
 
 def _heads(record: dict) -> str:
@@ -356,8 +368,8 @@ def _heads(record: dict) -> str:
     for name, student in record["summary"]["students"].items():
         if "cosine" in student:
             teacher = record["config"]["students"][name]["teacher"] or "convolutions"
-            rows.append([name, *(records.percent(student["heads"][head]) for head in (*HEADS, "mean")),
-                         records.percent(student["heads_agree"]),
-                         *(records.percent(student["agreement"][teacher][head]) for head in HEADS)])
+            shares = [*(student["heads"][head] for head in (*HEADS, "mean")), student["heads_agree"],
+                      *(student["agreement"][teacher][head] for head in HEADS)]
+            rows.append([name, *(f"{100 * share['mean']:.1f}" for share in shares)])
     return records.table(["student", "class head", "distillation head", "mean of both", "heads agree",
                           "class head like the teacher", "distillation head like it"], rows)

@@ -74,7 +74,7 @@ SCALES = {
 
 
 def points(config: dict) -> list[dict]:
-    """Seed after seed: ViT and ResNet with Muon, then with AdamW; the two other networks; and the variants."""
+    """ViT and ResNet with Muon, seed after seed; then both with AdamW, the two other networks, and the variants."""
 
     def grid(sizes: list[int], networks: list[str], optimizer: str, seed: int, variant: str = "plain") -> list[dict]:
         return [{"variant": variant, "train_images": size, "network": network, "optimizer": optimizer, "seed": seed}
@@ -83,6 +83,7 @@ def points(config: dict) -> list[dict]:
     points = []
     for seed in config["seeds"]:
         points += grid(config["train_images"], NETWORKS[:2], "muon", seed)
+    for seed in config["seeds"]:
         points += grid(config["adamw_images"], NETWORKS[:2], "adamw", seed)
         points += grid(config["others_images"], NETWORKS[2:], "muon", seed)
         if seed in config["variant_seeds"]:

@@ -186,8 +186,5 @@ def test_what_is_compared_is_of_one_seed():
     students = summary["students"]
     assert students["hard"]["above"] == {"plain": pytest.approx({"mean": 0.2, "low": None, "high": None, "seeds": 1})}
     assert students["soft"]["above"] == {}, "no other run of its seed yet"
-    assert students["hard"]["over_class"]["distillation"]["mean"] == pytest.approx(0.05)
-    assert students["hard"]["over_class"]["mean"]["mean"] == pytest.approx(0.1)
     assert [each["mean"] for each in students["hard"]["cosine"]] == [0.1, 0.9]
     assert "cosine" not in students["plain"]
-    assert students["plain"]["over_class"] == {}
