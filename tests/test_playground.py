@@ -314,6 +314,7 @@ def test_a_link_leads_back_to_its_state(tab: Page) -> None:
         "scene=41", "scene=x", "scene=3=3", "order=AAB", "shift=1", "cover=zz", "beside=else", "off=9", "token=1e1",
         "__proto__=1", "toString=1", "&")],
     ("#v=2&scene=1", "another version"), ("#rubbish", "no state"), ("#%E0%A4%A", "no state"),
+    ("#toString", "no state"), ("#__proto__", "no state"),
 ])
 def test_a_damaged_link_gets_a_sentence(tab: Page, link: str, says: str) -> None:
     go(tab, link)
@@ -382,6 +383,50 @@ def test_patches_are_covered_by_mouse_touch_and_keys(tab: Page) -> None:
     assert state(tab, "[...state.covered]") == [0, 1, 2, 3]
     press(tab, "Undo")
     assert state(tab, "state.covered.size") == 0
+
+
+@pytest.mark.parametrize("tool", ["Cover", "Draw"])
+def test_a_stroke_may_begin_beside_the_picture(tab: Page, tool: str) -> None:
+    press(tab, tool)
+    before = pixels(tab)
+    x, y = centre(tab, 8)
+    tab.mouse.move(x - 80, y)
+    tab.mouse.down()
+    for patch in (8, 9, 10):
+        tab.mouse.move(*centre(tab, patch))
+    tab.mouse.up()
+    changed = (pixels(tab) != before).any(0)
+    assert changed[4:8, 2:11].any(0).all()
+    assert not changed[9:].any()
+    press(tab, "Undo")
+    assert torch.equal(pixels(tab), before)
+
+
+def slide(tab: Page, *patches: int) -> None:
+    """A finger that goes from patch to patch."""
+    devtools = tab.context.new_cdp_session(tab)
+    points = [dict(zip("xy", centre(tab, patch), strict=True)) for patch in patches]
+    for kind, at in zip(["touchStart", *["touchMove"] * (len(points) - 1)], points, strict=True):
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at]})
+    devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    tab.wait_for_timeout(50)
+
+
+def test_a_finger_covers_swaps_and_draws_as_it_slides(tab: Page) -> None:
+    press(tab, "Cover")
+    slide(tab, 16, 17, 18)
+    assert state(tab, "[...state.covered]") == [16, 17, 18]
+    press(tab, "Undo")
+    press(tab, "Swap")
+    slide(tab, 0, 30, 63)
+    assert state(tab, "[state.order[0], state.order[63], state.order[30]]") == [63, 0, 30]
+    press(tab, "Undo")
+    before = pixels(tab)
+    press(tab, "Draw")
+    slide(tab, 9, 10, 14)
+    changed = (pixels(tab) != before).any(0)
+    assert changed[4:8, 6:26].any(0).all()
+    assert not changed[9:].any()
 
 
 def test_two_patches_are_swapped_by_mouse_and_keys(tab: Page) -> None:
@@ -521,6 +566,15 @@ def test_story_order_is_nothing_without_positions(tab: Page) -> None:
     assert top(tab) == (bare["answer"]["name"], pytest.approx(bare["answer"]["share"], rel=1e-12))
 
 
+def test_what_is_done_within_a_story_is_said(tab: Page) -> None:
+    go(tab, "#play-order")
+    tab.wait_for_function("playground.page.otherAnswer")
+    press(tab, "Shuffle")
+    tab.wait_for_timeout(150)
+    assert live(tab).startswith("Shuffled all patches. ViT: ")
+    assert "ViT without positions: " in live(tab)
+
+
 def test_story_where_it_looks(tab: Page) -> None:
     assert [step["answer"]["name"] for step in told(tab, "play-look")] == ["mushroom"] * 3
 
@@ -599,7 +653,7 @@ def test_a_picture_of_too_many_pixels_gets_a_sentence(tab: Page) -> None:
     assert "9000 × 8000 pixels, too many" in live(tab)
 
 
-@pytest.mark.parametrize("form", ["gif", "png", "webp"])
+@pytest.mark.parametrize("form", ["gif", "png", "webp", "avif"])
 def test_of_an_animation_the_first_frame_is_taken(tab: Page, form: str) -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
     offer(tab, f"moving.{form}", encoded(frames, form, duration=20), f"image/{form}")
@@ -627,15 +681,25 @@ def test_a_file_is_dropped(tab: Page) -> None:
     tab.wait_for_function("playground.page.live.textContent.includes('dropped.txt')")
 
 
+def drop(tab: Page, path: Path, x: float, y: float) -> None:
+    devtools = tab.context.new_cdp_session(tab)
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+
+
+def test_a_dropped_folder_gets_a_sentence(tab: Page, tmp_path: Path) -> None:
+    (tmp_path / "holiday").mkdir()
+    drop(tab, tmp_path / "holiday", *centre(tab, 9))
+    tab.wait_for_function("playground.page.live.textContent.includes('If it is a folder')")
+
+
 @pytest.mark.parametrize("place", [".pg-stage", "body"])
 def test_a_file_dropped_beside_the_playground_does_not_replace_the_page(tab: Page, tmp_path: Path, place: str) -> None:
     (tmp_path / "dropped.html").write_text("<title>another page</title>", encoding="utf-8")
     before = tab.url
     x, y = centre(tab, 9) if place == ".pg-stage" else (3, 3)
-    devtools = tab.context.new_cdp_session(tab)
-    data = {"items": [], "files": [str(tmp_path / "dropped.html")], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+    drop(tab, tmp_path / "dropped.html", x, y)
     tab.wait_for_function("playground.page.live.textContent.includes('dropped.html')")
     assert tab.url == before
 

@@ -11,7 +11,7 @@ var playground = globalThis.playground ?? {};
     return false;
   };
 
-  // Whether a GIF, PNG or WebP holds more than one picture.
+  // Whether a GIF, PNG, WebP or AVIF holds more than one picture.
   function moves(bytes) {
     if (holds(bytes, "GIF8", 0, 4)) {
       let controls = 0; // one graphic control block comes before each picture
@@ -19,6 +19,7 @@ var playground = globalThis.playground ?? {};
       return controls > 1;
     }
     if (holds(bytes, "PNG", 1, 4)) return holds(bytes, "acTL", 8, 4096);
+    if (holds(bytes, "ftypavis", 4, 12)) return true;
     return holds(bytes, "WEBP", 8, 12) && holds(bytes, "ANIM", 12, 64);
   }
 
@@ -50,7 +51,10 @@ var playground = globalThis.playground ?? {};
       throw new Error("An SVG is a drawing without pixels. Save it as a PNG and open that.");
     if (file.size > LARGEST)
       throw new Error(`“${file.name}” has ${Math.round(file.size / 1e6)} MB; at most ${LARGEST / 1e6} are read. Make it smaller first.`);
-    const bytes = new Uint8Array(await file.arrayBuffer()), image = await decoded(file);
+    const content = await file.arrayBuffer().catch(() => {
+      throw new Error(`“${file.name}” cannot be read as a file. If it is a folder, take one picture out of it.`);
+    });
+    const bytes = new Uint8Array(content), image = await decoded(file);
     const { naturalWidth: width, naturalHeight: height } = image;
     if (width * height > MOST_PIXELS)
       throw new Error(`“${file.name}” has ${width} × ${height} pixels, too many to open here. Make it smaller first.`);

@@ -52,8 +52,8 @@ var playground = globalThis.playground ?? {};
     // Take the state of the address after the #: a story, a link, or nothing.
     follow() {
       const { hash } = location;
-      if (hash === playground.format(this.state) && this.answer) return;
-      if (hash.slice(1) in playground.stories) return this.tell(hash.slice(1), 0);
+      if (this.answer && this.state.scene !== null && hash === playground.format(this.state)) return;
+      if (Object.hasOwn(playground.stories, hash.slice(1))) return this.tell(hash.slice(1), 0);
       if (!hash || document.getElementById(hash.slice(1))) return this.change("", this.state);
       try {
         this.change("The state of your link", playground.parse(hash));
@@ -143,7 +143,7 @@ var playground = globalThis.playground ?? {};
         this.tellAgain();
         const { name: answer, share } = this.otherAnswer;
         const more = `${this.label(name)}: ${answer}, ${percent(share)}.`;
-        this.live.textContent = this.story ? this.storySentence() : `${this.spoken} ${more}`;
+        this.live.textContent = this.telling ? this.storySentence() : `${this.spoken} ${more}`;
       }, 40);
     }
 
@@ -252,7 +252,8 @@ var playground = globalThis.playground ?? {};
 
     say(text) {
       this.spoken = this.live.textContent = text;
-      this.live.classList.toggle("pg-unseen", Boolean(this.story) && text === this.storySentence()); // its card shows it
+      this.telling = Boolean(this.story) && text === this.storySentence();
+      this.live.classList.toggle("pg-unseen", this.telling); // the story's card shows it
     }
 
     // ------------------------------------------------------------ stories
@@ -349,6 +350,7 @@ var playground = globalThis.playground ?? {};
       if (down && event.button) return; // not the first button
       if (down) this.canvasBox.setPointerCapture(event.pointerId);
       this.cursor = null;
+      if (event.type === "pointerup") this.stroke = false;
       if (this.tool === "swap") {
         if (down) this.held = at;
         if (event.type === "pointerup" && this.held !== null) return this.swap(this.held, at);
@@ -360,8 +362,11 @@ var playground = globalThis.playground ?? {};
         return;
       }
       if (event.type === "pointerup") return;
-      if (down || event.buttons & 1) this.act(at, down, event);
-      else if (this.tool === "look" && event.pointerType === "mouse") {
+      if (event.buttons & 1) { // a stroke may begin beside the picture
+        const start = down || !this.stroke;
+        this.stroke = true;
+        this.act(at, start, event);
+      } else if (this.tool === "look" && event.pointerType === "mouse") {
         this.hover = at;
         this.drawLooks();
       }
@@ -444,6 +449,7 @@ var playground = globalThis.playground ?? {};
         keydown: (event) => this.press(event),
         pointerleave: () => {
           this.hover = null;
+          this.stroke = false;
           this.drawLooks();
         },
         pointercancel: () => (this.held = null),
