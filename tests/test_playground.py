@@ -554,6 +554,16 @@ def test_every_story_has_its_anchor_and_three_steps(tab: Page) -> None:
     assert len(anchors) == 6
 
 
+def test_every_story_is_where_its_chapters_lead() -> None:
+    led = {}
+    for chapter in (1, 2, 3, 6, 13, 14):
+        [path] = (ROOT / "notebooks").glob(f"{chapter:02}_*.ipynb")
+        led[chapter] = set(re.findall(r"\]\([^)\s]*#(play-\w+)\)", path.read_text(encoding="utf-8")))
+    assert all(led.values()), led
+    anchors = re.findall(r"^\((play-\w+)\)=$", (ROOT / "book/playground.md").read_text(), re.MULTILINE)
+    assert set().union(*led.values()) == set(anchors)
+
+
 def test_story_an_image_is_a_sequence(tab: Page) -> None:
     assert [step["answer"]["name"] for step in told(tab, "play-sequence")] == ["house"] * 3
 

@@ -2,6 +2,10 @@
 
 A page that is opened from the disk may load scripts but read no other files. So each network becomes a script: its
 weights as float16 in base64. Another network is one more entry in ``NETWORKS``.
+
+Why no library runs the network: onnxruntime-web 1.30 starts from the disk only if its loader comes as a blob and its
+WebAssembly, 14 MB, inside a script (19 MB in base64). Its WebGL build has 0.5 MB, but no Expand, LayerNormalization or
+GELU. Neither gives attention maps unless the exported graph does.
 """
 
 import base64
