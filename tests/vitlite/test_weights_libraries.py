@@ -865,7 +865,7 @@ def test_the_npz_of_a_hybrid_equals_timms_loading_of_it(tmp_path):
 
 
 def test_other_hybrids_are_refused_by_name():
-    with pytest.raises(ValueError, match="a stem that is no plain patch projection, nor the ResNet-50"):
+    with pytest.raises(ValueError, match="a stem that is no plain projection, nor the ResNet-50"):
         weights.from_timm(timm.create_model("vit_tiny_r_s16_p8_224", depth=1, num_classes=5).state_dict())
 
 

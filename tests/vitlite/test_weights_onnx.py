@@ -357,6 +357,14 @@ def test_what_we_cannot_express_is_refused_by_name(tmp_path, changes, message):
         weights.from_onnx(path)
 
 
+@pytest.mark.parametrize("changes", [{}, {"qkv_fused": False}, {"use_abs_pos_emb": False, "qkv_bias": False}])
+def test_rotary_positions_are_refused_with_what_reads_them(tmp_path, changes):
+    model = timm_vit(kind=timm.models.eva.Eva, use_rot_pos_emb=True, **changes)
+    path = exported(perturbed(model), tmp_path / "model.onnx", (16, 16), True)
+    with pytest.raises(ValueError, match="numbers of no layer, as of rotary positions: pass the model or"):
+        weights.from_onnx(path)
+
+
 def test_tensors_in_a_file_beside_must_be_there_and_in_its_folder(tmp_path, good):
     model = onnx.load(good)
     (tmp_path / "a").mkdir()

@@ -35,8 +35,8 @@ INEXPRESSIBLE = {
     r"att\w+\.gate": "a gated attention, which multiplies its output; ours leaves it as it is",
     r"rel_pos|relative_position": "relative position biases; ours are keys",
     r"attn\.norm|mlp\.norm": "a norm inside attention or MLP; ours stand before them",
-    r"patch_embed\.(backbone|norm)|conv_root|conv_proj\.\w+\.": "a stem that is no plain patch projection, nor the "
-    "ResNet-50 of the paper's hybrid",
+    r"patch_embed\.(backbone|norm)|conv_(root|proj\.\w+\.)": "a stem that is no plain projection, nor the ResNet-50",
+    r"attn\.weight'*$|(^|\.)input\d'*$": "numbers of no layer, as of rotary positions: pass the model or its state",
 }
 
 
