@@ -570,7 +570,8 @@ var playground = globalThis.playground ?? {};
       return make("section", { "aria-label": "Where it looks" },
         make("h2", {}, "Where it looks"),
         make("p", { class: "pg-hint" }, "That is attention: in each layer every patch takes in what other patches hold. A map shows " +
-          "how much it takes from each, the brighter the more. The class token looks too, and its state becomes the answer."),
+          "how much it takes from each, the brighter the more. The class token belongs to no patch: it looks too, and what it has " +
+          "gathered becomes the answer. Each layer looks in several ways at once: its heads."),
         make("div", { class: "pg-row" }, make("span", {}, "Layer"),
           make("span", { class: "pg-segments", role: "group", "aria-label": "Layer" }, ...this.layers),
           make("label", {}, this.layerOn, " layer on"), this.classToken),

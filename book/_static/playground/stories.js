@@ -18,7 +18,7 @@ var playground = globalThis.playground ?? {};
       title: "Without positions, order is nothing",
       steps: [
         ["#v=1&scene=4&beside=bias_unplaced", "The ViT knows where each square lies. It says {answer}, {exact}. Beside it answers a ViT that was trained without positions: {otherAnswer}, {otherExact}."],
-        [`#v=1&scene=4&${MIXED}&beside=bias_unplaced`, "All squares are shuffled. The ViT’s number moves: {answer}, {exact}. Without positions every digit stays: {otherAnswer}, {otherExact}. Attention alone sees a bag of squares."],
+        [`#v=1&scene=4&${MIXED}&beside=bias_unplaced`, "All squares are shuffled. The ViT’s number moves: {answer}, {exact}. Without positions every digit stays: {otherAnswer}, {otherExact}. Attention alone sees a bag of squares: it knows what is in them, not where they lay. Here that is enough."],
         [`#v=1&scene=4&positions=off&${MIXED}&beside=bias_unplaced`, "Now the ViT loses its positions too: {answer}, {exact}. Shuffle again, as often as you like: no digit will move."],
       ],
     },
@@ -39,9 +39,9 @@ var playground = globalThis.playground ?? {};
       ],
     },
     "play-shift": {
-      title: "The convolution does not mind",
+      title: "The convolution does not mind a small step",
       steps: [
-        ["#v=1&scene=33&beside=bias_resnet", "Two networks of equal size see one picture. The ViT says {answer}, {share}; the ResNet says {otherAnswer}, {otherShare}."],
+        ["#v=1&scene=33&beside=bias_resnet", "Two networks of equal size see one picture: the ViT, and a ResNet, which is built from convolutions, small filters that slide over the pixels. The ViT says {answer}, {share}; the ResNet says {otherAnswer}, {otherShare}."],
         ["#v=1&scene=33&shift=1,0&beside=bias_resnet", "The picture moves right by one pixel. The ViT says {answer}, {share}: every square has new content. The ResNet slides along: {otherAnswer}, {otherShare}."],
         [`#v=1&scene=31&${MIXED}&beside=bias_resnet`, "Shuffled squares turn the tables. This was a fish. The ViT says {answer}, {share}. The ResNet is built on pixels that lie side by side: {otherAnswer}, {otherShare}."],
       ],
