@@ -42,6 +42,7 @@ __all__ = ["card", "find", "names", "run"]
 
 WORK = records.ROOT / "data" / "runs"
 GRACE = 60  # seconds to save a run in
+FINISHED = "finished.json"
 
 # What stands beside the experiments and is none.
 TOOLS = {"__main__", "captions", "disturb", "drawing", "families", "measure", "real", "records", "runner", "scale",
@@ -84,9 +85,9 @@ def run(
 ) -> Path:
     """Make an experiment's runs, resuming where an earlier call stopped, and write its record.
 
-    A record of the same configuration grows: the runs it holds are taken over, on another machine too, and those that
-    it lacks are added. Each run says in ``made`` when, on which processor, in which reduced precision (where the device
-    gains from one, else float32) and with which commit it was made.
+    A record of the same configuration grows, on another machine too: the runs that it holds and the notes of its trials
+    are taken over, and the runs that it lacks are added. Each run says in ``made`` when, on which processor, in which
+    reduced precision (where the device gains from one, else float32) and with which commit it was made.
 
     Args:
         name: Which experiment.
@@ -121,36 +122,37 @@ def run(
         seeds = list(dict.fromkeys(seeds))  # a seed that is named twice is one run
         config = config | {"seeds": seeds}
         command += f" --seeds {' '.join(map(str, seeds))}"
-    for path in (folder / f"{name}.json", place / "finished.json"):
+    for path in (folder / f"{name}.json", place / FINISHED):
         try_writing(path)  # before hours of work count on it
     with held(place):  # two at once would lose each other's runs
         if force:
             shutil.rmtree(place, ignore_errors=True)
-        there = [] if force else _recorded(name, scale, config, folder)
+        there = {} if force else _recorded(name, scale, config, folder)
         if there and "seeds" in config:
-            config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there)})}
-        runs = _finish(experiment, config, seeds, place, there, jobs, 60 * minutes)
+            config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there["runs"])})}
+        _note(there.get("notes", {}), place)
+        runs = _finish(experiment, config, seeds, place, there.get("runs", []), jobs, 60 * minutes)
         if not runs:
             raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
         record = {"name": name, "question": entries["question"], "expectation": entries["expectation"],
                   "command": command, "scale": scale, "config": config, "dataset": experiment.DATASET,
-                  "runs": runs, "summary": experiment.summarise(runs),
+                  "runs": runs, "summary": experiment.summarise(runs), "notes": _notes(place),
                   **records.provenance(config.get("device", "cpu"))}
         return records.write(record, force=force, folder=folder)
 
 
-def _recorded(name: str, scale: str, config: dict, folder: Path) -> list[dict]:
-    """The runs of the record that stands there, if it is of the same scale and settings, the seeds apart.
+def _recorded(name: str, scale: str, config: dict, folder: Path) -> dict:
+    """The record that stands there, if it is of the same scale and settings, the seeds apart; else nothing.
 
     Raises:
         FileExistsError: If it is of a larger scale, or of the same scale with other settings.
     """
     if name not in records.names(folder):
-        return []
+        return {}
     records.refuse_weaker(name, scale, folder)
     record = records.read(name, folder)
     if record["scale"] != scale:
-        return []
+        return {}
     there = record["config"]
     differ = sorted(key for key in there | config if key != "seeds" and there.get(key) != config.get(key))
     if differ:
@@ -158,7 +160,25 @@ def _recorded(name: str, scale: str, config: dict, folder: Path) -> list[dict]:
             f"{name}.json holds runs with other settings ({', '.join(differ)}); pass --force to make all runs anew and "
             "replace it"
         )
-    return record["runs"]
+    return record
+
+
+def _notes(place: Path) -> dict[str, dict | list]:
+    """What the experiment noted beside its runs, such as its trials of learning rates, by the name of the file."""
+    notes = {}
+    for path in sorted({*place.glob("*.json")} - {place / FINISHED}):
+        with decoding(path, "damaged", "remove it, and what it noted is made again"):
+            notes[path.name] = json.loads(path.read_text(encoding="utf-8"))
+    return notes
+
+
+def _note(notes: dict[str, dict | list], place: Path) -> None:
+    """Write a record's notes where this machine has none of its own."""
+    for name, noted in notes.items():
+        path = place / Path(name).name
+        if not path.exists():
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(noted), encoding="utf-8")
 
 
 def _finish(
@@ -172,7 +192,7 @@ def _finish(
 ) -> list[dict]:
     """Make the runs that are not made yet, of these seeds alone where some are given, noting each; returns all that
     there are in the order of the points, each with its point."""
-    finished, points = place / "finished.json", experiment.points(config)
+    finished, points = place / FINISHED, experiment.points(config)
     made = _noted(finished)
     for run in recorded:
         made += [{"point": point} | run for point in points if point.items() <= run.items()]

@@ -60,7 +60,8 @@ LARGER = {
                "large": wide(288, 9, 6, stem_width=48)},
 }
 VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
-GRID = {"sizes": SIZES, "seeds": [0, 1, 2], "device": "cpu"}
+RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [0.013, 0.039]}  # where a family's search begins
+GRID = {"sizes": SIZES, "learning_rates": RATES, "seeds": [0, 1, 2], "device": "cpu"}
 SCALES = {
     "quick": GRID | {
         "data": {"name_or_path": "scenes", "train_images": 640, "held_out": 200, "image_size": 16},
@@ -68,16 +69,14 @@ SCALES = {
         "sizes": {"vit": {"tiny": wide(16, 1, 2), "base": wide(32, 2, 2)},
                   "resnet": {"tiny": {"width": 4, "blocks": 1}, "base": {"width": 8, "blocks": 1}},
                   "hybrid": {"base": wide(32, 1, 2, stem_width=4)}},
-        "learning_rates": [1e-3, 3e-3],
         "search_steps": 4,
         "steps": 20,
-        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True},
+        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "optimizer": "muon"},
         "seeds": [0],
     },
     "cpu": GRID | {
         "data": {"name_or_path": "cifar10", "image_size": 24},
         "vit": VIT | {"image_size": 24},
-        "learning_rates": [1.5e-3, 4.5e-3],  # where the search begins
         "search_steps": 400,
         "steps": 4_000,  # 11 passes
         "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2, "optimizer": "muon"},
@@ -87,11 +86,10 @@ SCALES = {
         "data": {"name_or_path": "cifar10"},
         "vit": VIT | {"image_size": 32},
         "sizes": LARGER,
-        "learning_rates": [5e-4, 1.5e-3, 4.5e-3],
         "search_steps": 400,
         "steps": 4_400,  # 50 passes
         "recipe": {"batch_size": 512, "weight_decay": 0.1, "flip": True, "crop_padding": 4, "label_smoothing": 0.1,
-                   "trivial_augment": True},
+                   "trivial_augment": True, "optimizer": "muon"},
         "device": "cuda",
     },
 }
@@ -153,7 +151,7 @@ def search(place: dict, config: dict, work: Path) -> dict[str, float]:
         recipe = _recipe(config, config["search_steps"], rate)
         return tried(build(place, config, seed=0), loaded(**config["data"]), recipe, config["device"])
 
-    return bracketed(config["learning_rates"], trial, work / f"{_file(place)}-search.json")
+    return bracketed(config["learning_rates"][place["family"]], trial, work / f"{_file(place)}-search.json")
 
 
 def _file(place: dict) -> str:

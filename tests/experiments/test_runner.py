@@ -180,6 +180,33 @@ def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
     assert made == [0, 2, 1, 0]
 
 
+def test_what_the_trials_chose_goes_to_another_machine_with_the_record(places, monkeypatch):
+    """A rate is chosen once, and a ladder is climbed once, on whichever machine the next seed is run."""
+
+    def run(point, config, work):
+        path = work / "chosen.json"
+        work.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_text(json.dumps({"rate": point["seed"]}))
+        return {"val_accuracy": 0.5, "rate": json.loads(path.read_text())["rate"]}
+
+    experiment = SimpleNamespace(__doc__=CARD, DATASET="none", SCALES={"quick": {"seeds": [3, 4, 5]}},
+                                 points=lambda config: [{"seed": seed} for seed in config["seeds"]], run=run,
+                                 summarise=len)
+    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    runner.run("try", "quick", seeds=[3], **places)
+    other = {"folder": places["folder"], "work": places["work"] / "other"}
+    record = json.loads(runner.run("try", "quick", seeds=[4], **other).read_text())
+    assert record["notes"] == {"chosen.json": {"rate": 3}}
+    assert [run["rate"] for run in record["runs"]] == [3, 3]
+    (chosen,) = other["work"].glob("*/chosen.json")
+    chosen.write_text("{")
+    with pytest.raises(ValueError, match=r"chosen.json is damaged \(.*\); remove it, and what it noted is made again"):
+        runner.run("try", "quick", seeds=[3], **other)
+    record = json.loads(runner.run("try", "quick", seeds=[5], force=True, **other).read_text())
+    assert record["notes"] == {"chosen.json": {"rate": 5}}, "runs made anew begin without notes"
+
+
 def test_chosen_seeds_leave_the_others_unfinished(places, monkeypatch):
     made = []
 
