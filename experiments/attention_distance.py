@@ -137,7 +137,7 @@ def _nearer(record: dict) -> Figure:
     series = {name: heads(record, model, True) / heads(record, model, True, "without_query")
               for model, name in names.items()}
     figure = plots.distance_scatter(series, ylabel="distance ÷ with the query forgotten",
-                                    title="Photographs make four heads local, scenes none")
+                                    title="The CIFAR-10 ViT has four local heads, the scenes ViT none")
     figure.axes[0].axhline(LOCAL, color="0.3", linestyle=":", marker="", label="local below")
     figure.axes[0].set_ylim(0.6, 1.05)
     figure.axes[0].legend(loc="lower right")

@@ -262,7 +262,7 @@ def _table(record: dict) -> str:
 def _consistency(record: dict) -> Figure:
     return plots.lines(_means(record, "shift", "consistency"), "shift of the image (pixels)",
                        "images that keep their answer (%)",
-                       "Move the image: a network with convolutions hardly notices")
+                       "Move a scene: the ResNet hardly notices, the ViT does")
 
 
 def _shuffle(record: dict) -> Figure:
@@ -270,7 +270,7 @@ def _shuffle(record: dict) -> Figure:
     shuffled = {name: ([IMAGE_SIZE, *tiles], [plain[name], *values])
                 for name, (tiles, values) in _means(record, "shuffle", "accuracy").items()}
     figure = plots.lines(shuffled, "side of the shuffled tiles (pixels; 32 is the whole image)", "test accuracy (%)",
-                         "With its patches shuffled, the ViT alone still names the images", logx=True)
+                         "Shuffled along its own patches, the ViT still names most images", logx=True)
     figure.axes[0].set_ylim(top=125)  # room for the legend
     figure.axes[0].legend(loc="upper left", ncols=2, handlelength=3)
     figure.axes[0].set_yticks(range(20, 101, 20))

@@ -351,7 +351,7 @@ def _layers(record: dict) -> Figure:
     curves = {what: (range(len(rows)), [100 * row["mean"] for row in rows])
               for what, rows in record["summary"]["layers"].items()}
     return plots.lines(curves, "layers passed", "test accuracy (%)",
-                       "Every layer adds to what can be read")
+                       "Class token and patches together gain in every layer")
 
 
 def _few(record: dict) -> str:

@@ -147,7 +147,7 @@ def show(record: dict, what: str) -> Figure:
                 (name, "larger", table, "at_once") for name, table in (
                     ("deit", "deit"), ("jax", "jax"), ("copied", "nearest"), ("from the file", "file"),
                     ("drawn anew", "new")))]),
-        "forms": ("Larger images are read at once, and training helps as much", [
+        "forms": ("168 pixels do as well as 112, and no better", [
             (f"{small} px", "square", "same", "at_once"), (f"{small} px, trained", "square", "same", "fine_tuned"),
             (f"{large} px", "larger", "deit", "at_once"), (f"{large} px, trained", "larger", "deit", "fine_tuned"),
             ("wide", "wide", "deit", "at_once"), ("squashed", "squashed", "same", "at_once")]),

@@ -46,7 +46,7 @@ VARIANTS = {
     "recoloured": "the copy has its colours exchanged",
     "noise": "a ground of faint noise",
     "crowd": "a texture in every cell: is any there twice?",
-    "odd": "three tiles: is one of them another?",
+    "odd": "three tiles: are all three the same?",
 }
 VIT = {"image_size": IMAGE_SIZE, "patch_size": TILE, "num_classes": 2, "embed_dim": 96, "depth": 4, "num_heads": 3,
        "mlp_dim": 192, "pool": "mean"}
@@ -251,7 +251,7 @@ def _plain(record: dict) -> dict[str, dict[int, dict]]:
 def _accuracy(record: dict) -> Figure:
     curves = {NAMES[network]: curve(rows) for network, rows in _plain(record).items()}
     return plots.lines(curves, "training images", "test accuracy (%)",
-                       "Same or different? The ViT needs fewer images", logx=True)
+                       "Same or different? The ViT needs a tenth of the images", logx=True)
 
 
 def _by_rate(record: dict) -> Figure:
@@ -263,7 +263,7 @@ def _by_rate(record: dict) -> Figure:
             tries = sorted((float(rate), 100 * share) for rate, share in same[0]["search"].items())
             curves[f"{NAMES[network]}, {OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
     return plots.lines(curves, "learning rate", "validation accuracy (%)",
-                       "With 1,000 images one rate of seven suits the ResNet", logx=True, legend_columns=2)
+                       "One learning rate for both would choose the winner", logx=True, legend_columns=2)
 
 
 def _sizes(record: dict) -> str:

@@ -6,11 +6,12 @@ Expectation: In each family a larger network is more accurate after equally many
              pre-training on hundreds of millions of images. Here 45,000 are seen eleven times, and the paper's small
              data sets (Sec. 4.3) are the better guide: the ResNets lead at every size, and the frontier is made of
              them. The hybrids, with batch norm in their stem, lie between and lead the ViTs by less the larger they
-             are.
+             are. With group norm in its stem a hybrid is worse: in short trials it was five points behind.
 Command:     python -m experiments scaling
-Cost:        cpu: 18 runs of 4,000 steps (three sizes of ViT, ResNet and hybrid, two seeds) of 3 to 50 minutes on one
-             core with bfloat16 instructions, and about 40 trials of a learning rate of 400 steps; about 5 hours in
-             all, 2 GB of memory. full: 39 longer runs on one GPU, at 32 pixels. It resumes when interrupted.
+Cost:        cpu: 20 runs of 4,000 steps (three sizes of ViT, ResNet and hybrid, one hybrid with group norm, two seeds)
+             of 2 to 30 minutes on one core with bfloat16 instructions, and about 30 trials of a learning rate of 400
+             steps; about 5 hours in all, 2 GB of memory. full: 42 longer runs on one GPU, at 32 pixels. It resumes
+             when interrupted.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ SIZES = {
                "large": {"width": 24, "blocks": 3}},
     "hybrid": {"tiny": wide(48, 1, stem_width=8), "base": wide(96, 4, stem_width=16),
                "large": wide(144, 6, stem_width=24)},
+    "hybrid_group": {"base": wide(96, 4, stem_width=16) | {"stem_norm": "group"}},  # what the norm of the stem is worth
 }
 LARGER = {
     "vit": {"tiny": wide(96, 4, 2), "small": wide(144, 6, 3), "base": wide(192, 9, 4), "large": wide(288, 12, 6),
@@ -58,9 +60,11 @@ LARGER = {
                "huge": {"width": 64, "blocks": 6}},
     "hybrid": {"small": wide(144, 5, 3, stem_width=16), "base": wide(192, 6, 4, stem_width=32),
                "large": wide(288, 9, 6, stem_width=48)},
+    "hybrid_group": {"base": wide(192, 6, 4, stem_width=32) | {"stem_norm": "group"}},
 }
 VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
-RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [0.013, 0.039]}  # where a family's search begins
+RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [0.013, 0.039],
+         "hybrid_group": [0.013, 0.039]}  # where a family's search begins
 GRID = {"sizes": SIZES, "learning_rates": RATES, "seeds": [0, 1, 2], "device": "cpu"}
 SCALES = {
     "quick": GRID | {
@@ -68,7 +72,8 @@ SCALES = {
         "vit": VIT | {"image_size": 16},
         "sizes": {"vit": {"tiny": wide(16, 1, 2), "base": wide(32, 2, 2)},
                   "resnet": {"tiny": {"width": 4, "blocks": 1}, "base": {"width": 8, "blocks": 1}},
-                  "hybrid": {"base": wide(32, 1, 2, stem_width=4)}},
+                  "hybrid": {"base": wide(32, 1, 2, stem_width=4)},
+                  "hybrid_group": {"base": wide(32, 1, 2, stem_width=4) | {"stem_norm": "group"}}},
         "search_steps": 4,
         "steps": 20,
         "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "optimizer": "muon"},
@@ -123,9 +128,9 @@ def build(place: dict, config: dict, seed: int) -> nn.Module:
     if family == "resnet":
         return ResNet(ResNetConfig(num_classes=config["vit"]["num_classes"], **known[size]))
     fields = config["vit"] | known[size]
-    width = fields.pop("stem_width", None)
+    width, norm = fields.pop("stem_width", None), fields.pop("stem_norm", "batch")
     shape = ViTConfig(**fields)
-    return ViT(shape, ResNetStem(shape.embed_dim, width=width, blocks=1, norm="batch") if width else None)
+    return ViT(shape, ResNetStem(shape.embed_dim, width=width, blocks=1, norm=norm) if width else None)
 
 
 def run(point: dict, config: dict, work: Path) -> dict:

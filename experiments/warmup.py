@@ -114,5 +114,5 @@ def _accuracy(record: dict) -> Figure:
     curves = {f"{NORMS[norm]}, {f'{warmup} steps of warmup' if int(warmup) else 'no warmup'}":
               curve({float(rate): share for rate, share in by_rate.items()})
               for norm, by_warmup in record["summary"].items() for warmup, by_rate in by_warmup.items()}
-    return plots.lines(curves, "learning rate", "test accuracy (%)", "Post-norm needs warmup, pre-norm hardly does",
-                       logx=True, legend_columns=2)
+    return plots.lines(curves, "learning rate", "test accuracy (%)",
+                       "Pre-norm learns at every rate, post-norm only at low ones", logx=True, legend_columns=2)

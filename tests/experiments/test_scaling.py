@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from experiments import scaling
 from vitlite import ViT, cost, data
@@ -28,7 +29,7 @@ def flops(point, config):
         return cost.flops(scaling.build(point, config, seed=0), config["vit"]["image_size"])
 
 
-@pytest.mark.parametrize(("scale", "count"), [("cpu", 9), ("full", 13)])
+@pytest.mark.parametrize(("scale", "count"), [("cpu", 10), ("full", 14)])
 def test_the_grid_is_every_size_the_first_seed_first(scale, count):
     points = scaling.points(scaling.SCALES[scale])
     seeds = scaling.SCALES[scale]["seeds"]
@@ -61,7 +62,9 @@ def test_what_is_built_is_of_the_family_and_of_the_seed():
     assert isinstance(kinds["resnet"], ResNet)
     assert isinstance(kinds["vit"], ViT)
     assert not isinstance(kinds["vit"].patch_embed, Stem)
-    assert isinstance(kinds["hybrid"].patch_embed, Stem)
+    for family, norm in (("hybrid", nn.BatchNorm2d), ("hybrid_group", nn.GroupNorm)):
+        assert isinstance(kinds[family].patch_embed, Stem)
+        assert any(isinstance(part, norm) for part in kinds[family].modules())
 
 
 def test_every_kind_runs_tunes_once_and_is_reproduced_bit_for_bit(tmp_path, monkeypatch):

@@ -367,6 +367,6 @@ def _training_loss(ax: Axes, step: Array, loss: Array) -> None:
     if window < 2:
         parts.draw_curve(ax, 0, "training", (step, loss))
         return
-    parts.draw_curve(ax, 0, "training, each step", (step, loss), color="#9fc5e8", linewidth=0.7, marker="")
+    parts.draw_curve(ax, 0, "training, each entry of the log", (step, loss), color="#9fc5e8", linewidth=0.7, marker="")
     mean = np.convolve(parts.as_array(loss), np.ones(window) / window, mode="valid")
     parts.draw_curve(ax, 0, f"training, mean of {window} entries", (parts.as_array(step)[window - 1 :], mean))

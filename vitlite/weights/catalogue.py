@@ -57,7 +57,7 @@ class Published:
 
 
 ENTRY = Published(
-    f"DINOv2 ViT-S/14 (Meta), fine-tuned by the author of the package {PACKAGE} {VERSION}, which has the file",
+    f"DINOv2 ViT-S/14 (Meta) by its names and shapes, trained further, from the package {PACKAGE} {VERSION}",
     "MIT by the package's word; DINOv2's own weights are under Apache-2.0", 518,
     (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "deit",
     "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
