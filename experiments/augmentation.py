@@ -199,6 +199,6 @@ def _gains(record: dict) -> Figure:
         [100 * (by[level]["over_none"] or nothing)[end] for level in levels] for end in ("mean", "low", "high")))
         for family, size, steps, by in _entries(record)}
     figure = plots.lines(gains, "augmentation", "test accuracy over none (points)",
-                         "Flips and crops pay with 1,000 images and cost with 45,000")
+                         "Flips and crops help 1,000 images, not 45,000")
     figure.axes[0].set_xticks(range(len(levels)), levels)
     return figure

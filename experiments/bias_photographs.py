@@ -218,4 +218,4 @@ def _shuffle(record: dict) -> Figure:
         joined = (torch.cat([start[:1], rest]) for start, rest in zip(plain, values, strict=True))
         shuffled[name] = ([record["config"]["vit"]["image_size"], *tiles], *joined)
     return plots.lines(shuffled, "side of the shuffled tiles (pixels; 24 is the whole image)", "test accuracy (%)",
-                       "Photographs too: the ViT makes little use of how its patches lie", logx=True)
+                       "Photographs too: the ViT hardly needs the order", logx=True)

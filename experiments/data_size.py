@@ -229,7 +229,7 @@ def _accuracy(record: dict) -> Figure:
     curves = {name: curve({int(size): by[family]["test_accuracy"] for size, by in places.items() if family in by})
               for family, name in NAMES.items()}
     return plots.lines(curves, "training images", "test accuracy (%)",
-                       f"Photographs: in {record['config']['steps']:,} steps the ResNet leads at every size", logx=True)
+                       f"In {record['config']['steps']:,} steps the ResNet leads at every size", logx=True)
 
 
 def _training(record: dict) -> Figure:
@@ -243,4 +243,4 @@ def _training(record: dict) -> Figure:
     both = {f"{NAMES[family]}, {split} images": (sizes, means(key, family)) for family in ("resnet", "vit")
             for split, key in (("training", "train_accuracy"), ("test", "test_accuracy"))}
     return plots.lines(both, "training images", "accuracy (%)",
-                       "Where training and test accuracy meet, more images cannot help", logx=True)
+                       "Where both curves meet, more images cannot help", logx=True)

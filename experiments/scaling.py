@@ -230,7 +230,7 @@ def _accuracy(record: dict) -> Figure:
     curves = {name: curve({one["train_flops"] / 1e12: one["test_accuracy"] for one in families[family]})
               for family, name in NAMES.items() if family in families}
     return plots.lines(curves, "FLOPs of the training (TFLOP)", "test accuracy (%)",
-                       "In equally many steps, only the ResNets turn size into accuracy", logx=True)
+                       "Every family gains with size, the ResNets most", logx=True)
 
 
 def _sizes(record: dict) -> str:

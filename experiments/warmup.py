@@ -115,4 +115,4 @@ def _accuracy(record: dict) -> Figure:
               curve({float(rate): share for rate, share in by_rate.items()})
               for norm, by_warmup in record["summary"].items() for warmup, by_rate in by_warmup.items()}
     return plots.lines(curves, "learning rate", "test accuracy (%)",
-                       "Pre-norm learns at every rate, post-norm only at low ones", logx=True, legend_columns=2)
+                       "Pre-norm learns at every rate, post-norm at low ones", logx=True, legend_columns=2)

@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
 def fused_pays(query: Tensor) -> bool:
     """Whether to call torch's fused attention for queries ``[B, h, T, D/h]``; measured by ``benchmarks/attention.py``.
 
-    Everywhere but in bfloat16 on a CPU: there two plain matrix products are up to ten times as fast, as long as their
+    Everywhere but in bfloat16 on a CPU: there two plain matrix products are up to seven times as fast, as long as their
     map ``[T, T]`` stays small. A tracer of torch.fx has no device yet and takes it; an exporter to ONNX, which takes it
     apart, does not.
     """
