@@ -38,8 +38,8 @@ DATASET = (
 )
 
 
-def wide(embed_dim: int, depth: int, num_heads: int = 3, **stem: int) -> dict:
-    """The fields of a ViT with MLPs twice as wide as its tokens; of a hybrid, its stem's width too."""
+def wide(embed_dim: int, depth: int, num_heads: int = 3, **stem: int | str) -> dict:
+    """The fields of a ViT with MLPs twice as wide as its tokens; of a hybrid, its stem's width and norm too."""
     return {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_dim": 2 * embed_dim} | stem
 
 
@@ -50,7 +50,7 @@ SIZES = {
                "large": {"width": 24, "blocks": 3}},
     "hybrid": {"tiny": wide(48, 1, stem_width=8), "base": wide(96, 4, stem_width=16),
                "large": wide(144, 6, stem_width=24)},
-    "hybrid_group": {"base": wide(96, 4, stem_width=16) | {"stem_norm": "group"}},  # what the norm of the stem is worth
+    "hybrid_group": {"base": wide(96, 4, stem_width=16, stem_norm="group")},  # what the norm of the stem is worth
 }
 LARGER = {
     "vit": {"tiny": wide(96, 4, 2), "small": wide(144, 6, 3), "base": wide(192, 9, 4), "large": wide(288, 12, 6),
@@ -60,7 +60,7 @@ LARGER = {
                "huge": {"width": 64, "blocks": 6}},
     "hybrid": {"small": wide(144, 5, 3, stem_width=16), "base": wide(192, 6, 4, stem_width=32),
                "large": wide(288, 9, 6, stem_width=48)},
-    "hybrid_group": {"base": wide(192, 6, 4, stem_width=32) | {"stem_norm": "group"}},
+    "hybrid_group": {"base": wide(192, 6, 4, stem_width=32, stem_norm="group")},
 }
 VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
 RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [0.013, 0.039],
@@ -73,7 +73,7 @@ SCALES = {
         "sizes": {"vit": {"tiny": wide(16, 1, 2), "base": wide(32, 2, 2)},
                   "resnet": {"tiny": {"width": 4, "blocks": 1}, "base": {"width": 8, "blocks": 1}},
                   "hybrid": {"base": wide(32, 1, 2, stem_width=4)},
-                  "hybrid_group": {"base": wide(32, 1, 2, stem_width=4) | {"stem_norm": "group"}}},
+                  "hybrid_group": {"base": wide(32, 1, 2, stem_width=4, stem_norm="group")}},
         "search_steps": 4,
         "steps": 20,
         "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "optimizer": "muon"},
