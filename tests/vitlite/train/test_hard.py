@@ -329,6 +329,7 @@ def masked():
     return net
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_no_good_checkpoint_is_refused(tmp_path, optimizer):
     recipe, path = EVERYTHING.replace(optimizer=optimizer), tmp_path / "run"
@@ -338,12 +339,8 @@ def test_no_good_checkpoint_is_refused(tmp_path, optimizer):
         if (trainer.step, moment) == (17, "step"):
             os.kill(os.getpid(), signal.SIGINT)
 
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(masked(), recipe, device="cpu", checkpoint=path, callbacks=[stop]).fit(splits())
-    finally:
-        signal.signal(signal.SIGINT, inherited)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(masked(), recipe, device="cpu", checkpoint=path, callbacks=[stop]).fit(splits())
     resumed, straight = masked(), masked()
     Trainer(resumed, recipe, device="cpu", checkpoint=path, callbacks=[stop]).fit(splits())
     Trainer(masked(), recipe, device="cpu", checkpoint=path).fit(splits())

@@ -49,6 +49,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
     assert history["val_accuracy"] == whole_history["val_accuracy"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     path = tmp_path / "run.safetensors"
 
@@ -57,13 +58,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
 
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
-    try:
-        with pytest.raises(KeyboardInterrupt, match="after step 12 of 30, saved in .*run.safetensors; the same call"):
-            trained(checkpoint=path, callbacks=[press])
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, inherited)
+    with pytest.raises(KeyboardInterrupt, match="after step 12 of 30, saved in .*run.safetensors; the same call"):
+        trained(checkpoint=path, callbacks=[press])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with safetensors.safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["trainer"])["step"] == 12
     (net, history), (whole, told) = trained(checkpoint=path), trained()
