@@ -17,11 +17,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from experiments import families, records
+from matplotlib.figure import Figure
+
+from experiments import families
 from experiments.measure import best, bracketed, loaded, trained, tried
 from experiments.statistics import grouped, interval
 from vitlite import ViT, checks
 from vitlite.files import decoding, written_whole
+from vitlite.plots import parts
 from vitlite.train import Recipe
 
 __all__ = ["DATASET", "SCALES", "climb", "points", "run", "show", "summarise"]
@@ -171,20 +174,25 @@ def summarise(runs: list[dict]) -> dict:
     return summary
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 5 shows it, as Markdown.
-
-    Args:
-        record: The record ``recipe_ladder``.
-        what: ``"kept"``: the rungs of the ladder. ``"left"``: the changes that were tried and did not help.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    checks.choice(("kept", "left"), what=what)
-    rows = []
-    for change, row in record["summary"].items():
-        if row["kept"] == (what == "kept"):
-            gain = "" if row["gain"] is None else f"{100 * row['gain']:+.1f}"
-            rows.append([change, f"{row['val_accuracy']['mean']:.1%}", gain, f"{row['test_accuracy']['mean']:.1%}"])
-    return records.table(["change", "validation", "gain (points)", "test"], rows)
+def show(record: dict) -> Figure:
+    """The rungs as chapter 5 draws them, the lowest above all: what each change gave over the last that was kept."""
+    summary = record["summary"]
+    figure, (ax,) = parts.new_figure(parts.WIDTH, 0.3 * len(summary) + 1.1,
+                                     "What helps is kept, and the next rung stands on it")
+    reached = [100 * rung["val_accuracy"]["mean"] for rung in summary.values()]
+    for label, kept, look in (("kept", True, "full"), ("not kept", False, "none")):
+        rows = [row for row, rung in enumerate(summary.values()) if rung["kept"] == kept]
+        percent = [reached[row] for row in rows]
+        ax.plot(percent, rows, "o", fillstyle=look, color=parts.COLOURS[not kept], markersize=8, label=label)
+        if kept:
+            ax.plot(percent, rows, drawstyle="steps-pre", color=parts.COLOURS[0], linewidth=1, marker="", zorder=1)
+    for row, (percent, rung) in enumerate(zip(reached, summary.values(), strict=True)):
+        text = f"{percent:.1f} %" if rung["gain"] is None else f"{100 * rung['gain']:+.1f}"
+        ax.annotate(text.replace("-", "−"), (percent, row), (9, 0), textcoords="offset points", va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    ax.set_yticks(range(len(summary)), summary)
+    ax.set_xlabel("validation accuracy (%)")
+    ax.invert_yaxis()
+    ax.margins(x=0.13)
+    ax.legend(loc="lower left")
+    return figure

@@ -130,7 +130,7 @@ def run(
         there = {} if force else _recorded(name, scale, config, folder)
         if there and "seeds" in config:
             config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there["runs"])})}
-        _note(there.get("notes", {}), place)
+        _take_over(there.get("notes", {}), place)
         runs = _finish(experiment, config, seeds, place, there.get("runs", []), jobs, 60 * minutes)
         if not runs:
             raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
@@ -172,7 +172,7 @@ def _notes(place: Path) -> dict[str, dict | list]:
     return notes
 
 
-def _note(notes: dict[str, dict | list], place: Path) -> None:
+def _take_over(notes: dict[str, dict | list], place: Path) -> None:
     """Write a record's notes where this machine has none of its own."""
     for name, noted in notes.items():
         path = place / Path(name).name
@@ -193,7 +193,7 @@ def _finish(
     """Make the runs that are not made yet, of these seeds alone where some are given, noting each; returns all that
     there are in the order of the points, each with its point."""
     finished, points = place / FINISHED, experiment.points(config)
-    made = _noted(finished)
+    made = _runs_made(finished)
     for run in recorded:
         made += [{"point": point} | run for point in points if point.items() <= run.items()]
     wanted = [point for point in points if seeds is None or point["seed"] in seeds]
@@ -211,7 +211,7 @@ def _finish(
     return [run["point"] | {key: value for key, value in run.items() if key != "point"} for run in runs]
 
 
-def _noted(finished: Path) -> list[dict]:
+def _runs_made(finished: Path) -> list[dict]:
     """The runs that a file says are made."""
     with decoding(finished, "damaged", "remove it, and its runs are made again"):
         made = json.loads(finished.read_text(encoding="utf-8")) if finished.exists() else []

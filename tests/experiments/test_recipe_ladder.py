@@ -42,9 +42,11 @@ def test_gains_are_over_the_last_rung_that_was_kept():
             for name, accuracy, kept in (("a", 0.5, True), ("b", 0.4, False), ("c", 0.625, True))]
     summary = recipe_ladder.summarise(runs)
     assert [row["gain"] for row in summary.values()] == [None, 0.4 - 0.5, 0.125]
-    record = {"summary": summary}
-    assert "| c | 62.5% | +12.5 | 62.5% |" in recipe_ladder.show(record, "kept")
-    assert recipe_ladder.show(record, "left").count("\n") == 2
+    (ax,) = recipe_ladder.show({"summary": summary}).axes
+    assert [text.get_text() for text in ax.texts] == ["50.0 %", "−10.0", "+12.5"]
+    kept, _, left = ax.lines
+    assert (list(kept.get_xdata()), list(kept.get_ydata())) == ([50.0, 62.5], [0, 2])
+    assert (list(left.get_xdata()), list(left.get_ydata())) == ([40.0], [1])
     assert runner.find("recipe_ladder") is recipe_ladder
 
 

@@ -217,7 +217,7 @@ KINDS = {
     "once.safetensors": (once, once, True),
     "train_cifar10.json": (lambda path: path.write_bytes((records.FOLDER / "train_cifar10.json").read_bytes()),
                            whatever(lambda path: records.read("train_cifar10", path.parent)), False),
-    "finished.json": (text([{"point": {"seed": 0}, "val_accuracy": 0.5}]), whatever(runner._noted), False),
+    "finished.json": (text([{"point": {"seed": 0}, "val_accuracy": 0.5}]), whatever(runner._runs_made), False),
     "search.json": (text({"0.001": 0.25, "0.003": 0.5, "0.009": 0.125}), whatever(measure._noted), False),
     "climbed.json": (text(CLIMBED), whatever(recipe_ladder._climbed), False),
     "chapter.ipynb": (chapter, whatever(execute.read), False),
