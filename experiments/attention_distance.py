@@ -136,9 +136,11 @@ def _nearer(record: dict) -> Figure:
     names = {"train_cifar10-plain": "photographs", "bias_vit": "scenes", "bias_hybrid": "scenes, hybrid"}
     series = {name: heads(record, model, True) / heads(record, model, True, "without_query")
               for model, name in names.items()}
-    figure = plots.distance_scatter(series, ylabel="distance ÷ with the query forgotten",
-                                    title="The CIFAR-10 ViT has four local heads, the scenes ViT none")
-    figure.axes[0].axhline(LOCAL, color="0.3", linestyle=":", marker="", label="local below")
-    figure.axes[0].set_ylim(0.6, 1.05)
-    figure.axes[0].legend(loc="lower right")
+    figure = plots.distance_scatter(series, ylabel="distance ÷ control",
+                                    title="On photographs four heads are local, on scenes none")
+    axes = figure.axes[0]
+    axes.axhline(LOCAL, color="0.3", linestyle=":", marker="", label="local below")
+    axes.set_ylim(0.6, 1.05)
+    axes.get_legend().remove()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -164,4 +164,4 @@ def _memory(record: dict) -> Figure:
 def _attention(record: dict) -> Figure:
     return plots.lines({kind: (list(by_tokens), list(by_tokens.values())) for kind, by_tokens in peaks(record).items()},
                        "tokens", "peak memory (MiB)", logx=True, logy=True,
-                       title="Explicit attention pays for the T × T matrix, fused attention does not")
+                       title="Only explicit attention pays for the T × T matrix")
