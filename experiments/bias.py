@@ -255,7 +255,8 @@ def _table(record: dict) -> str:
     columns = {"test_accuracy": "test images (%)", "shift": "moved 8 pixels (%)", "shuffle": "patches shuffled (%)",
                "cover": "75 % covered (%)"}
     rows = [[name, f"{runs[family]['parameters']:,}", f"{runs[family]['learning_rate']:g}",
-             *(f"{100 * by_family[family][column]:.1f}" for column in columns)] for family, name in NAMES.items()]
+             *(f"{100 * by_family[family][column]:.1f}" for column in columns)]
+            for family, name in (NAMES | {UNPLACED: "ViT without positions"}).items()]
     return records.table(["network", "parameters", "learning rate", *columns.values()], rows)
 
 
