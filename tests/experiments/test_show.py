@@ -1,6 +1,7 @@
 """What an experiment makes of the runs in its record: the summary that stands there, and what a chapter shows."""
 
 import re
+from inspect import signature
 
 import pytest
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from experiments import attention_distance, bias, cost, records, runner, train_cifar10
 
 RECORDED = [name for name in runner.names() if name in records.names()]
-SHOWN = [name for name in RECORDED if name != "chapters"]  # that one the pages show
+SHOWN = [name for name in RECORDED if "what" in signature(runner.find(name).show).parameters]  # in several views
 
 
 def flat(tree: object, path: str = "") -> dict[str, object]:
