@@ -38,8 +38,8 @@ DATASET = (
 )
 
 VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
-RATES = [5e-4, 1.5e-3, 4.5e-3]
-FAMILIES = ["vit", "resnet", "hybrid"]
+RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [4.5e-3, 0.013]}  # where a family's search begins
+FAMILIES = list(RATES)
 TWO = FAMILIES[:2]
 # A grid is a list of blocks, the most telling first; so are the sizes in each. Its length is "steps" (all take
 # config["steps"]) or "epochs" (all pass over their images as often as config["steps"] do over like["..."] images).
@@ -48,12 +48,12 @@ SCALES = {
         "data": {"scenes": {"train_images": 1_000, "held_out": 200, "image_size": 16}},
         "vit": VIT | {"image_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_dim": 112},
         "hybrid": {"depth": 1, "stem_width": 8, "stem_blocks": 1},
-        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "crop_padding": 1},
+        "recipe": {"batch_size": 64, "weight_decay": 0.05, "flip": True, "crop_padding": 1, "optimizer": "muon"},
         "steps": 40,
         "grid": [{"data": "scenes", "length": "steps", "train_images": [100, 1_000], "families": FAMILIES},
                  {"data": "scenes", "length": "epochs", "train_images": [500], "families": TWO}],
         "like": {"scenes": 1_000},
-        "learning_rates": RATES[1:],
+        "learning_rates": RATES,
         "tuned_at": {"scenes": [100, 1_000]},
         "search_steps": 5,
         "seeds": [0],
@@ -67,12 +67,12 @@ SCALES = {
         "recipe": {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2, "optimizer": "muon"},
         "steps": 6_000,
         "grid": [
-            {"data": "cifar10", "length": "steps", "train_images": [45_000, 2_500, 500, 10_000], "families": TWO},
+            {"data": "cifar10", "length": "steps", "train_images": [45_000, 500, 2_500, 10_000], "families": TWO},
             {"data": "scenes", "length": "steps", "train_images": [100_000, 1_000, 10_000], "families": TWO},
             {"data": "cifar10", "length": "steps", "train_images": [45_000, 500], "families": ["hybrid"]},
         ],
         "like": {},
-        "learning_rates": RATES[1:],
+        "learning_rates": RATES,
         "bracket": True,
         "tuned_at": {"cifar10": [500, 2_500, 10_000, 45_000], "scenes": [1_000, 10_000, 100_000]},
         "search_steps": 600,
@@ -96,7 +96,7 @@ SCALES = {
             {"data": "scenes", "length": "epochs", "train_images": [1_000, 10_000, 1_000_000], "families": FAMILIES},
         ],
         "like": {"cifar10": 45_000, "scenes": 100_000},  # 26 and 12 passes
-        "learning_rates": RATES[1:],
+        "learning_rates": RATES,
         "bracket": True,
         "tuned_at": {"cifar10": [1_000, 45_000], "scenes": [1_000, 1_000_000]},
         "search_steps": 1_000,
@@ -171,7 +171,7 @@ def search(name: str, train_images: int, family: str, config: dict, work: Path) 
         return tried(build(family, config, seed=0), _drawn(name, train_images, 0, config), recipe, config["device"])
 
     choose = bracketed if config.get("bracket") else tuned
-    return choose(config["learning_rates"], trial, work / f"{name}-{train_images}-{family}-search.json")
+    return choose(config["learning_rates"][family], trial, work / f"{name}-{train_images}-{family}-search.json")
 
 
 def summarise(runs: list[dict]) -> dict:
