@@ -34,7 +34,7 @@ def test_the_grid_is_poolings_by_rates_and_patch_sizes_at_one_rate_the_first_see
 
 
 def test_a_base_rate_that_is_not_tried_is_refused():
-    with pytest.raises(ValueError, match="base learning rate is 0.002; expected one of learning_rates"):
+    with pytest.raises(ValueError, match="base learning rate is 0.0045; expected one of learning_rates"):
         tokens.points(CPU | {"learning_rates": [1e-3]})
 
 
@@ -80,9 +80,9 @@ def test_the_poolings_are_compared_each_at_the_rate_that_validation_chose():
 
 
 def test_patch_sizes_are_compared_with_the_base_seed_by_seed():
-    runs = [made("mean", 2e-3, seed, 0.4 + seed / 10) for seed in (0, 1)]
-    runs += [made("mean", 2e-3, seed, 0.45 + seed / 10, size=2) for seed in (0, 1)]
-    runs += [made("mean", 8e-3, 0, 0.9), made("token", 2e-3, 0, 0.9)]
+    runs = [made("mean", 4.5e-3, seed, 0.4 + seed / 10) for seed in (0, 1)]
+    runs += [made("mean", 4.5e-3, seed, 0.45 + seed / 10, size=2) for seed in (0, 1)]
+    runs += [made("mean", 0.013, 0, 0.9), made("token", 4.5e-3, 0, 0.9)]
     told = tokens.summarise(runs)["patch_size"]
     assert list(told) == ["2", "4"]
     assert told["2"]["over_base"]["low"] == pytest.approx(0.05)
@@ -92,7 +92,7 @@ def test_patch_sizes_are_compared_with_the_base_seed_by_seed():
 
 
 def test_an_unfinished_grid_is_told_as_far_as_it_goes():
-    told = tokens.summarise([made("token", 1e-3, 0, 0.4), made("mean", 2e-3, 0, 0.4, size=8)])
+    told = tokens.summarise([made("token", 1e-3, 0, 0.4), made("mean", 4.5e-3, 0, 0.4, size=8)])
     assert set(told["pooling"]) == {"token"}
     assert told["mean_over_token"] == {"each_at_its_best": None, "by_rate": {"0.001": None}}
     assert told["patch_size"]["8"]["over_base"] is None
