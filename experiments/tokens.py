@@ -10,7 +10,7 @@ Expectation: Class token and mean do equally well, each at its own learning rate
              core busy.
 Command:     python -m experiments tokens
 Cost:        cpu: 30 runs (two poolings at four rates, two more patch sizes, three seeds) on two cores with bfloat16
-             instructions: 50 seconds each, 30 with patches of 8 px and 200 with patches of 2 px, about 33 minutes in
+             instructions: 50 seconds each, 30 with patches of 8 px and 190 with patches of 2 px, about 31 minutes in
              all, 2 GB of memory. full: 30 longer runs on one GPU, at 32 pixels. It resumes when interrupted.
 """
 
