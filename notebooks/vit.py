@@ -60,7 +60,7 @@ class ViT(nn.Module):
 
 
 def train(model, images, labels, steps, batch_size=64, learning_rate=3e-3):
-    """Fit a model to n images [n, 3, H, W] and labels [n]; returns every step's loss."""
+    """Fit a model to images [n, 3, H, W] and labels [n]; returns every step's loss."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
     losses = []
