@@ -119,8 +119,8 @@ def show(record: dict, what: str) -> str:
     middle = record["summary"]["middle"]
     rows.append(["the middle of the image", "", "", *(f"{100 * middle[score]:.1f}" for score in
                                                       ("precision", "precision", "jaccard", "jaccard"))])
-    return records.table(["trained by", "steps", "nearest neighbours", "precision, best head", "heads' mean",
-                          "Jaccard, best head", "heads' mean"], rows)
+    return records.table(["trained by", "steps", "nearest neighbours", "precision, best head", "mean map",
+                          "Jaccard, best head", "mean map"], rows)
 
 
 def _learn(model: SelfDistillation, sets: data.Splits, recipe: Recipe, seed: int, device: str) -> tuple[ViT, dict]:

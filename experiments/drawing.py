@@ -39,7 +39,7 @@ def whole_model(image: Array, here: str | None = None, title: str | None = None)
     if here is not None and here not in CHAPTER:
         raise ValueError(f"here is {here!r}; expected one of {', '.join(map(repr, CHAPTER))}, or None")
     fig, (ax,) = parts.new_figure(WIDTH, 2.45, title)
-    ax.set(xlim=(0, 6), ylim=(-0.45, 2.0), aspect="equal")
+    ax.set(xlim=(0, 6.2), ylim=(-0.45, 2.0), aspect="equal")
     ax.axis("off")
     fill = FILL if here is None else {part: FILL[part] if part == here else PALE for part in FILL}
     _patches(ax, picture)
@@ -59,6 +59,7 @@ def whole_model(image: Array, here: str | None = None, title: str | None = None)
     for start, end in ((1.0, 1.2), (1.5, 1.72), (2.6, 3.05), (4.9, 5.19), (5.83, 5.98)):
         ax.annotate("", (end, 0.75), (start, 0.75),
                     arrowprops={"arrowstyle": "-|>", "color": INK, "shrinkA": 0, "shrinkB": 0})
+    ax.text(6.01, 0.75, "class", rotation=90, ha="left", va="center", color=INK)
     for part, x in MIDDLE.items():
         if here is None:
             ax.text(x, -0.05, f"chapter {CHAPTER[part]}", ha="center", va="top", color=INK, fontsize=10)
@@ -78,11 +79,11 @@ def _patches(ax: Axes, picture: np.ndarray) -> None:
 
 
 def _tokens(ax: Axes, fill: dict[str, str]) -> None:
-    """A column of tokens, the class token on top, and a column of positions that is added to it."""
-    for i in range(6):
-        for x, part in ((1.8, "patches"), (2.37, "positions")):
-            ax.add_patch(Rectangle((x, 0.1 + 0.22 * i), 0.19, 0.19, facecolor=fill[part], edgecolor=INK,
-                                   linewidth=2 if i == 5 and part == "patches" else 0.8))
+    """A column of tokens, one a patch, the class token on top, and a column of positions that is added to it."""
+    for i in range(10):
+        for x, part in ((1.83, "patches"), (2.4, "positions")):
+            ax.add_patch(Rectangle((x, 0.08 + 0.135 * i), 0.115, 0.115, facecolor=fill[part], edgecolor=INK,
+                                   linewidth=2 if i == 9 and part == "patches" else 0.8))
     ax.text(2.18, 0.75, "+", ha="center", va="center", color=INK, fontweight="bold")
     ax.text(1.72, 1.48, "class token", ha="center", va="bottom", color=INK, fontsize=10)
     ax.text(2.5, 1.48, "position", ha="center", va="bottom", color=INK, fontsize=10)

@@ -134,7 +134,7 @@ def _rates(record: dict) -> Figure:
     if "map" in first:
         curves[WAYS["map"]] = every, [100 * first["map"]["val_accuracy"]] * len(every)
     return plots.lines(curves, "learning rate", "validation accuracy (%)",
-                       "From a head of zeros, no rate nears the linear map", logx=True, legend_columns=2)
+                       "A head of zeros stays far below the linear map", logx=True, legend_columns=2)
 
 
 # ---- the pieces

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from experiments import records
+from experiments.families import RATES
 from experiments.measure import best, bracketed, loaded, trained, tried, usual_recipe
 from experiments.statistics import curve, grouped, interval, paired
 from vitlite import ViT, ViTConfig, checks, plots
@@ -63,9 +64,8 @@ LARGER = {
     "hybrid_group": {"base": wide(192, 6, 4, stem_width=32, stem_norm="group")},
 }
 VIT = {"patch_size": 4, "num_classes": 10, "pool": "mean"}
-RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [0.013, 0.039],
-         "hybrid_group": [0.013, 0.039]}  # where a family's search begins
-GRID = {"sizes": SIZES, "learning_rates": RATES, "seeds": [0, 1, 2], "device": "cpu"}
+GRID = {"sizes": SIZES, "learning_rates": RATES | {"hybrid_group": RATES["hybrid"]}, "seeds": [0, 1, 2],
+        "device": "cpu"}
 SCALES = {
     "quick": GRID | {
         "data": {"name_or_path": "scenes", "train_images": 640, "held_out": 200, "image_size": 16},
