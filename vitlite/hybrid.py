@@ -180,7 +180,7 @@ def build(spec: Mapping) -> Stem:
 def standardise(layers: nn.Sequential) -> nn.Sequential:
     """Put a ``StandardisedConv2d`` of the same shape in the place of every convolution."""
     for name, conv in list(layers.named_modules()):
-        if type(conv) is nn.Conv2d:
+        if isinstance(conv, nn.Conv2d):
             ours = StandardisedConv2d(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0])
             layers.set_submodule(name, ours)
     return layers

@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -158,9 +159,21 @@ def stage(
     out = channels * block.expansion
     shortcut = None
     if stride != 1 or in_channels != out:
-        shortcut = nn.Sequential(nn.Conv2d(in_channels, out, 1, stride, bias=False), norm(out))
+        shortcut = nn.Sequential(Shortcut(in_channels, out, 1, stride, bias=False), norm(out))
     first = block(in_channels, channels, stride, shortcut, norm_layer=norm)
     return nn.Sequential(first, *(block(out, channels, norm_layer=norm) for _ in range(blocks - 1)))
+
+
+class Shortcut(nn.Conv2d):
+    """A 1×1 convolution that takes the pixels of its stride out first, and so has no stride itself.
+
+    PyTorch's own, strided and with fewer channels in than a vector of the processor holds, may write past its memory on
+    the way back (oneDNN issue 6035, open in 2026): wrong gradients or a crash.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_channels, H, W]`` -> ``[B, out_channels, H / stride, W / stride]``, rounded up."""
+        return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight)
 
 
 def norm_layer(norm: str, width: int) -> Callable[[int], nn.Module]:
