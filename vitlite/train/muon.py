@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitlite.train.device import autocast_dtype
+
 __all__ = ["Muon", "hidden_matrices", "orthogonalised"]
 
 # Coefficients of a x + b x³ + c x⁵, which drives every singular value in (0, 1] towards 1 (Jordan, 2024).
@@ -15,18 +17,19 @@ MOMENTUM = 0.95  # decay of the running sum of gradients that is orthogonalised,
 def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrices, roughly: singular values come to lie near 1 (between about 0.7 and 1.2).
 
-    A step of the Newton-Schulz iteration multiplies matrices and nothing else, so it is fast in bfloat16 on a GPU; a
-    singular value decomposition gives the exact answer and is many times slower.
+    A step of the Newton-Schulz iteration multiplies matrices and nothing else, so it is fast, in bfloat16 where the
+    device gains from it; a singular value decomposition gives the exact answer and is many times slower.
 
     Args:
-        matrices: ``[K, m, n]``, as the result is in bfloat16; convolutions are flattened to matrices before.
+        matrices: ``[K, m, n]``, as the result, in bfloat16 or float32; convolutions are flattened to matrices before.
 
     Example:
         >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(1, 8, 16)).float())
         >>> bool((values > 0.5).all() and (values < 1.5).all())
         True
     """
-    x = matrices.bfloat16()
+    fast = autocast_dtype(matrices.device) is torch.bfloat16  # elsewhere bfloat16 may be far slower than float32
+    x = matrices.bfloat16() if fast else matrices.float()
     if tall := x.shape[1] > x.shape[2]:
         x = x.mT  # the product below is then the smaller one
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1

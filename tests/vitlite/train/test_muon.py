@@ -6,17 +6,18 @@ from tiny import RECIPE, model, same, splits
 
 from vitlite import ViT, ViTConfig, resnet
 from vitlite.hybrid import ResNetStem
-from vitlite.train import Trainer, recipes
+from vitlite.train import Trainer, muon, recipes
 from vitlite.train.muon import Muon, hidden_matrices, orthogonalised
 
 MUON = RECIPE.replace(optimizer="muon")
 
 
 @pytest.mark.parametrize("shape", [(24, 8), (8, 8), (8, 16)])
-def test_matrices_move_as_with_pytorch(shape):
+def test_matrices_move_as_with_pytorch(shape, monkeypatch):
     theirs = pytest.importorskip("torch.optim").__dict__.get("Muon")
     if theirs is None:
         pytest.skip("this PyTorch has no Muon")
+    monkeypatch.setattr(muon, "autocast_dtype", lambda device: torch.bfloat16)  # PyTorch's is in bfloat16 anywhere
     torch.manual_seed(0)
     one, other = (torch.nn.Parameter(values.clone()) for values in [torch.randn(shape)] * 2)
     ours = Muon([{"params": [one], "orthogonal": True, "weight_decay": 0.05}], lr=0.01)
@@ -47,6 +48,19 @@ def test_orthogonalised_singular_values_lie_near_one():
         assert values.shape == (shape[0], min(shape[1:]))
         assert (values > 0.3).all()
         assert (values < 1.3).all()
+
+
+@pytest.mark.parametrize(("device_gains_from", "computed_in"), [
+    (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32), (None, torch.float32),
+])
+def test_reduced_precision_only_where_it_is_fast(device_gains_from, computed_in, monkeypatch):
+    monkeypatch.setattr(muon, "autocast_dtype", lambda device: device_gains_from)
+    torch.manual_seed(0)
+    matrices = torch.randn(2, 8, 16)
+    found = orthogonalised(matrices)
+    assert found.dtype is computed_in
+    monkeypatch.setattr(muon, "autocast_dtype", lambda device: None)
+    torch.testing.assert_close(found.float(), orthogonalised(matrices), rtol=0, atol=0.05)
 
 
 def test_it_keeps_the_singular_vectors():
