@@ -198,7 +198,7 @@ def _gains(record: dict) -> Figure:
     gains = {f"{NAMES[family]}, {size:,} images, {steps:,} steps": (range(len(levels)), *(
         [100 * (by[level]["over_none"] or nothing)[end] for level in levels] for end in ("mean", "low", "high")))
         for family, size, steps, by in _entries(record)}
-    figure = plots.lines(gains, "augmentation", "test accuracy over none (points)",
-                         "Flips and crops help 1,000 images, not 45,000")
+    figure = plots.lines(gains, "augmentation", "gain over none (points)",
+                         "Flips and crops help few images, not few steps", legend_columns=2)
     figure.axes[0].set_xticks(range(len(levels)), levels)
     return figure

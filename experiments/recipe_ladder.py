@@ -182,7 +182,7 @@ def show(record: dict) -> Figure:
     """The rungs as chapter 5 draws them, the lowest above all: what each change gave over the last that was kept."""
     summary = record["summary"]
     figure, (ax,) = parts.new_figure(parts.WIDTH, 0.3 * len(summary) + 1.1,
-                                     "AdamW fails at first, and pays later")
+                                     "AdamW gains nothing at first, and pays later")
     reached = [100 * rung["val_accuracy"]["mean"] for rung in summary.values()]
     for label, kept, look in (("kept", True, "full"), ("not kept", False, "none")):
         rows = [row for row, rung in enumerate(summary.values()) if rung["kept"] == kept]
