@@ -199,6 +199,6 @@ def _gains(record: dict) -> Figure:
         [100 * (by[level]["over_none"] or nothing)[end] for level in levels] for end in ("mean", "low", "high")))
         for family, size, steps, by in _entries(record)}
     figure = plots.lines(gains, "augmentation", "gain over none (points)",
-                         "Flips and crops help few images, not few steps", legend_columns=2)
+                         "Flips and crops help images that come again", legend_columns=2)
     figure.axes[0].set_xticks(range(len(levels)), levels)
     return figure

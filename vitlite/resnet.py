@@ -167,13 +167,13 @@ def stage(
 class Shortcut(nn.Conv2d):
     """A 1×1 convolution that takes the pixels of its stride out first, and so has no stride itself.
 
-    PyTorch's own, strided and with fewer channels in than a vector of the processor holds, may write past its memory on
-    the way back (oneDNN issue 6035, open in 2026): wrong gradients or a crash.
+    PyTorch's own, strided, in float32, channels last and with fewer of them than a vector of the processor holds, may
+    write past its memory on the way back (oneDNN issue 6035, open in 2026): wrong gradients or a crash.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` -> ``[B, out_channels, H / stride, W / stride]``, rounded up."""
-        return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight)
+        return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight, self.bias)
 
 
 def norm_layer(norm: str, width: int) -> Callable[[int], nn.Module]:

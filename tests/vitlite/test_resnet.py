@@ -96,9 +96,6 @@ def test_it_learns():
     assert loss < 0.1
 
 
-# ---- matched to a ViT
-
-
 @pytest.mark.parametrize("width", [4, 12])
 def test_narrow_networks_have_the_right_gradients(width):
     """A strided 1×1 convolution of few channels writes past its memory in oneDNN 3.13, in float32 alone."""
@@ -110,6 +107,9 @@ def test_narrow_networks_have_the_right_gradients(width):
         model(batch).square().sum().backward()
         for ours, right in zip(model.parameters(), exact.parameters(), strict=True):
             torch.testing.assert_close(ours.grad.double(), right.grad, rtol=1e-3, atol=1e-3)
+
+
+# ---- matched to a ViT
 
 
 def test_a_match_is_within_the_tolerance():

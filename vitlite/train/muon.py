@@ -21,7 +21,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     device gains from it; a singular value decomposition gives the exact answer and is many times slower.
 
     Args:
-        matrices: ``[K, m, n]``, as the result, in bfloat16 or float32; convolutions are flattened to matrices before.
+        matrices: ``[K, m, n]``, convolutions flattened to matrices; the result is in bfloat16 or float32.
 
     Example:
         >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(1, 8, 16)).float())
