@@ -83,6 +83,14 @@ def test_every_exercise_has_a_solution(chapter: nbformat.NotebookNode) -> None:
     assert sorted(asked) == sorted(solved)
 
 
+def test_every_fence_is_closed_on_a_line_of_its_own(chapter: nbformat.NotebookNode) -> None:
+    for cell in chapter.cells:
+        if cell.cell_type == "markdown":
+            opened = re.findall(r"^(`{3,}|:{3,})\{?\w", cell.source, flags=re.MULTILINE)
+            closed = re.findall(r"^(`{3,}|:{3,})$", cell.source, flags=re.MULTILINE)
+            assert sorted(opened) == sorted(closed), cell.source
+
+
 def test_it_was_run_from_start_to_end(chapter: nbformat.NotebookNode) -> None:
     counts = [cell.execution_count for cell in code(chapter)]
     assert counts == list(range(1, len(counts) + 1)), "run `make execute`"
