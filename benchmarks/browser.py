@@ -10,7 +10,6 @@ Cost:        About a minute and 1 GB of memory. Leave the machine alone meanwhil
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "book/tools"))
 
 import playground  # noqa: E402
+from chromium import chromium  # noqa: E402
 
 DATASET = "scenes at 32 px, seed 0: the first test image"
 SCALES = {
@@ -74,9 +74,11 @@ def pytorch(rounds: int) -> list[float]:
 
 def in_browser(config: dict) -> dict[tuple[int, str], list[float]]:
     """Seconds by slow-down of the processor and by what is timed."""
+    if not (path := chromium()):
+        raise FileNotFoundError("no browser here: install Chromium or Chrome")
     found = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium())
+        browser = playwright.chromium.launch(executable_path=path)
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.goto(playground.alone(Path(folder)).as_uri())
         for slower in config["slower"]:
@@ -86,15 +88,6 @@ def in_browser(config: dict) -> dict[tuple[int, str], list[float]]:
                 found[slower, what] = seconds
         browser.close()
     return found
-
-
-def chromium() -> str:
-    """Where this machine has a Chromium or a Chrome."""
-    names = "chromium", "chromium-browser", "google-chrome", "chrome"
-    path = next(filter(None, map(shutil.which, names)), None)
-    if not path:
-        raise FileNotFoundError(f"no browser here: expected one of {', '.join(names)} on the PATH; install Chromium")
-    return path
 
 
 def throttle(tab: Page, slower: int) -> None:

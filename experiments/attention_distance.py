@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments import records
 from experiments.statistics import grouped
-from vitlite import ViT, analysis, checks, cost, data, hybrid, plots, weights
+from vitlite import ViT, analysis, cost, data, hybrid, plots, weights
 
 __all__ = ["DATASET", "SCALES", "fresh", "heads", "points", "run", "show", "summarise"]
 
@@ -104,21 +104,6 @@ def _figures(run: dict) -> dict:
 # ---- what a chapter shows
 
 
-def show(record: dict, what: str) -> Figure:
-    """The record as chapter 13 shows it.
-
-    Args:
-        record: The record ``attention_distance``.
-        what: ``"nearer"``: a figure of how much the query brings each head of the trained models nearer.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"nearer": _nearer}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def heads(record: dict, model: str, trained: bool, measure: str = "distance") -> Tensor:
     """A measure of every head of a model, ``[layers, heads]``.
 
@@ -144,3 +129,6 @@ def _nearer(record: dict) -> Figure:
     axes.get_legend().remove()
     figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+show = records.views(nearer=_nearer)  # chapter 13

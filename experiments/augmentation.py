@@ -26,7 +26,7 @@ from experiments import records
 from experiments.families import SMALL, build
 from experiments.measure import best, loaded, trained, tried, tuned
 from experiments.statistics import grouped, interval, paired
-from vitlite import checks, plots
+from vitlite import plots
 from vitlite.train import Recipe
 
 __all__ = ["DATASET", "SCALES", "points", "recipe", "run", "show", "summarise"]
@@ -92,13 +92,7 @@ def points(config: dict) -> list[dict]:
 
 
 def recipe(level: str, steps: int, rate: float, config: dict) -> Recipe:
-    """The recipe of a level of augmentation; in all else the levels are trained alike.
-
-    Raises:
-        ValueError: If there is no such level.
-    """
-    if level not in config["levels"]:
-        raise ValueError(f"augmentation is {level!r}; expected one of {', '.join(config['levels'])}")
+    """The recipe of a level of augmentation; in all else the levels are trained alike."""
     return Recipe(f"augmentation: {level}", steps, learning_rate=rate, warmup_steps=steps // 10,
                   **config["recipe"], **config["levels"][level])
 
@@ -140,21 +134,6 @@ def summarise(runs: list[dict]) -> dict:
         summary.setdefault(family, {}).setdefault(str(size), {})[str(steps)] = {
             level: _reached(ours, levels.get("none", [])) for level, ours in levels.items()}
     return summary
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """The record as chapter 7 shows it.
-
-    Args:
-        record: The record ``augmentation``.
-        what: ``"levels"``: a table of accuracies and gains, as Markdown. ``"gains"``: a figure of what each level adds.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"levels": _levels, "gains": _gains}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def _reached(runs: list[dict], without: list[dict]) -> dict:
@@ -202,3 +181,6 @@ def _gains(record: dict) -> Figure:
                          "Flips and crops help images that come again", legend_columns=2)
     figure.axes[0].set_xticks(range(len(levels)), levels)
     return figure
+
+
+show = records.views(levels=_levels, gains=_gains)  # chapter 7

@@ -25,37 +25,22 @@ from torch import Tensor, nn
 from experiments import families, records
 from experiments.disturb import disturbed, panned, shuffle
 from experiments.families import FAMILIES, NAMES
-from experiments.measure import best, loaded, trained, tuned
+from experiments.measure import best, loaded, trained, tried, tuned, usual_recipe
 from experiments.statistics import grouped
-from vitlite import ViT, checks, cost, data, plots, resnet, weights
+from vitlite import ViT, cost, data, plots, resnet, weights
 from vitlite.data import scenes
-from vitlite.train import Trainer, evaluate
-from vitlite.train.recipes import Recipe
+from vitlite.train import evaluate
 
-__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "recipe", "run", "search", "show",
-           "summarise"]
+__all__ = ["DATASET", "SCALES", "build", "curves", "first", "points", "run", "search", "show", "summarise"]
 
 DATASET = "scenes at 32 px, seed 0: generated training images, 2,000 validation and 2,000 test images"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
 IMAGE_SIZE, PATCH = 32, 4  # pixels
 UNPLACED = "unplaced"  # a fifth family: the ViT without positions, which the playground sets beside the others
 
-VIT = {
-    "image_size": IMAGE_SIZE,
-    "patch_size": PATCH,
-    "num_classes": len(scenes.CLASSES),
-    "embed_dim": 96,
-    "depth": 6,
-    "num_heads": 4,
-    "mlp_dim": 192,
-}
-RECIPE = {
-    "batch_size": 128,
-    "weight_decay": 0.05,
-    "flip": True,
-    "crop_padding": 2,
-    "label_smoothing": 0.1,
-}
+VIT = {"image_size": IMAGE_SIZE, "patch_size": PATCH, "num_classes": len(scenes.CLASSES), "embed_dim": 96, "depth": 6,
+       "num_heads": 4, "mlp_dim": 192}
+RECIPE = {"batch_size": 128, "weight_decay": 0.05, "flip": True, "crop_padding": 2, "label_smoothing": 0.1}
 GRID = {
     "vit": VIT,
     "hybrid": {"depth": 5, "stem_width": 16, "stem_blocks": 1},  # the stem's parameters are those of one block
@@ -98,7 +83,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     sets = loaded("scenes", train_images=config["train_images"], image_size=IMAGE_SIZE)
     by_rate = search(family, sets, config, work)
     model = build(family, config, seed, order)
-    long = recipe(config, config["steps"], best(by_rate))
+    long = usual_recipe("bias", config, config["steps"], best(by_rate), validations=10)
     resume = work / f"{family}-{order}-seed{seed}.safetensors"
     measured = trained(model, sets, long, seed=seed, device=config["device"], checkpoint=resume)
     saved = keep(model, point, config, sets, work)
@@ -173,16 +158,10 @@ def search(family: str, sets: data.Splits, config: dict, work: Path) -> dict[str
     """Validation accuracy after a short training at each learning rate, for one seed; kept for the next seeds."""
 
     def trial(rate: float) -> float:
-        short = recipe(config, config["search_steps"], rate).replace(validate_every=config["search_steps"])
-        return Trainer(build(family, config, seed=0), short, device=config["device"]).fit(sets)["val_accuracy"][-1]
+        short = usual_recipe("bias", config, config["search_steps"], rate)
+        return tried(build(family, config, seed=0), sets, short, config["device"])
 
     return tuned(config["learning_rates"], trial, work / f"{family}-search.json")
-
-
-def recipe(config: dict, steps: int, rate: float) -> Recipe:
-    """The recipe that every family is trained by, so many steps long and at a rate."""
-    tenth = max(1, steps // 10)
-    return Recipe("bias", steps, learning_rate=rate, warmup_steps=tenth, validate_every=tenth, **config["recipe"])
 
 
 def keep(model: nn.Module, point: dict, config: dict, sets: data.Splits, work: Path) -> nn.Module:
@@ -196,22 +175,6 @@ def keep(model: nn.Module, point: dict, config: dict, sets: data.Splits, work: P
 
 
 # ---- what a chapter shows
-
-
-def show(record: dict, what: str) -> str | Figure:
-    """The record as chapter 6 shows it.
-
-    Args:
-        record: The record ``bias``.
-        what: ``"table"``: a row for each family, as Markdown. ``"consistency"`` and ``"shuffle"``: figures of answers
-            kept under a shift, and of accuracy with shuffled patches.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"table": _table, "consistency": _consistency, "shuffle": _shuffle}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def first(record: dict) -> dict[str, dict]:
@@ -276,3 +239,6 @@ def _shuffle(record: dict) -> Figure:
     figure.axes[0].legend(loc="upper left", ncols=2, handlelength=3)
     figure.axes[0].set_yticks(range(20, 101, 20))
     return figure
+
+
+show = records.views(table=_table, consistency=_consistency, shuffle=_shuffle)  # chapter 6

@@ -24,9 +24,9 @@ from torch import Tensor
 from experiments import bias, records
 from experiments.disturb import disturbed
 from experiments.families import FAMILIES, NAMES
-from experiments.measure import best, loaded, trained
+from experiments.measure import best, loaded, trained, usual_recipe
 from experiments.statistics import grouped, interval
-from vitlite import checks, cost, data, plots
+from vitlite import cost, data, plots
 
 __all__ = ["DATASET", "SCALES", "measures", "points", "run", "show", "summarise", "windows"]
 
@@ -73,8 +73,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
     whole = loaded(**config["data"])
     sets = data.Splits(*(_middle(split, size) for split in whole))
     by_rate = bias.search(family, sets, config, work)
-    model, recipe = bias.build(family, config, seed), bias.recipe(config, config["steps"], best(by_rate))
-    recipe = recipe.replace(validate_every=max(1, config["steps"] // 4))  # 5,000 images each time
+    model = bias.build(family, config, seed)
+    recipe = usual_recipe("bias", config, config["steps"], best(by_rate), validations=4)  # 5,000 images each time
     resume = work / f"{family}-seed{seed}.safetensors"
     measured = trained(model, sets, recipe, seed=seed, device=config["device"], checkpoint=resume)
     some = whole.test.subset(config["test_images"])
@@ -182,22 +182,6 @@ SHOWN = {
 }
 
 
-def show(record: dict, what: str) -> str | Figure:
-    """The record as chapter 6 shows it.
-
-    Args:
-        record: The record ``bias_photographs``.
-        what: ``"table"``: a row for each family, as Markdown. ``"shuffle"``: a figure of accuracy with shuffled
-            patches.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"table": _table, "shuffle": _shuffle}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _table(record: dict) -> str:
     by_family = record["summary"]["families"]
     rows = [[name, *(records.percent(by_family[family][what]) for what in SHOWN)] for family, name in NAMES.items()]
@@ -219,3 +203,6 @@ def _shuffle(record: dict) -> Figure:
         shuffled[name] = ([record["config"]["vit"]["image_size"], *tiles], *joined)
     return plots.lines(shuffled, "side of the shuffled tiles (pixels; 24 is the whole image)", "test accuracy (%)",
                        "Photographs too: the ViT hardly needs the order", logx=True)
+
+
+show = records.views(table=_table, shuffle=_shuffle)  # chapter 6

@@ -22,7 +22,7 @@ from experiments import records
 from experiments.families import SMALL
 from experiments.measure import loaded, trained, usual_recipe
 from experiments.statistics import grouped, interval, paired
-from vitlite import ViT, ViTConfig, checks
+from vitlite import ViT, ViTConfig
 
 __all__ = ["CHANGES", "DATASET", "SCALES", "Scaled", "new_model", "points", "run", "show", "summarise"]
 
@@ -75,11 +75,7 @@ def new_model(change: str, config: dict, seed: int) -> ViT:
         change: One of ``config["changes"]``.
         config: One of ``SCALES``.
         seed: Of the weights.
-
-    Raises:
-        ValueError: If there is no such change.
     """
-    checks.choice(config["changes"], change=change)
     fields = dict(config["changes"][change])
     start, share = fields.pop("layer_scale", None), fields.pop("mlp_share", 1)
     shape = config["vit"] | {"mlp_dim": round(share * config["vit"]["mlp_dim"])} | fields
@@ -125,21 +121,6 @@ def summarise(runs: list[dict]) -> dict:
 # ---- what a chapter shows
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 17 shows it, as Markdown.
-
-    Args:
-        record: The record ``block``.
-        what: ``"gains"``, a row for each block.
-
-    Raises:
-        ValueError: If it is not this.
-    """
-    views = {"gains": _gains}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _gains(record: dict) -> str:
     rows = []
     for change, found in record["summary"].items():
@@ -147,3 +128,6 @@ def _gains(record: dict) -> str:
         rows.append([change, f"{found['parameters'] / 1e6:.2f}M", f"{found['flops']:.2f}" if found["flops"] else "",
                      records.percent(found["test_accuracy"]), records.percent(gap, "+") if gap else ""])
     return records.table(["block", "parameters", "compute", "test accuracy (%)", "over plain"], rows)
+
+
+show = records.views(gains=_gains)  # chapter 17

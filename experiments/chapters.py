@@ -48,7 +48,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"chapter {point['chapter']} did not run to its end; `make execute` shows where")
-    return {"seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024}
+    return {"seconds": seconds, "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
 
 
 def summarise(runs: list[dict]) -> dict:

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from experiments import records
 from experiments.timing import peak_bytes, seconds
-from vitlite import checks, plots
+from vitlite import plots
 from vitlite.model import Block, ViTConfig
 
 __all__ = ["DATASET", "SCALES", "factors", "largest", "peaks", "points", "run", "show", "summarise"]
@@ -45,21 +46,10 @@ SCALES = {
 
 def points(config: dict) -> list[dict]:
     """Every image size cut by every patch size into no more than the most tokens, with either attention."""
-    return [
-        {
-            "chapter": 1,
-            "what": "pixels" if patch_size == 1 else "patches",
-            "patch_size": patch_size,
-            "image_size": image_size,
-            "tokens": (image_size // patch_size) ** 2,
-            "attention": attention,
-            "seed": 0,
-        }
-        for patch_size in config["patch_sizes"]
-        for image_size in config["image_sizes"]
-        for attention in config["attention"]
-        if (image_size // patch_size) ** 2 <= config["max_tokens"]
-    ]
+    return [{"chapter": 1, "what": "pixels" if patch_size == 1 else "patches", "patch_size": patch_size,
+             "image_size": image_size, "tokens": (image_size // patch_size) ** 2, "attention": attention, "seed": 0}
+            for patch_size in config["patch_sizes"] for image_size in config["image_sizes"]
+            for attention in config["attention"] if (image_size // patch_size) ** 2 <= config["max_tokens"]]
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
@@ -78,19 +68,11 @@ def run(point: dict, config: dict, work: Path) -> dict:
     block = Block(ViTConfig(**config["block"])).eval().to(config["device"])
     z = torch.randn(1, point["tokens"], config["block"]["embed_dim"], device=config["device"])
     with torch.inference_mode():
-        forward = partial(
-            block, z, return_attention=point["attention"] == "explicit"
-        )  # asked for, maps are formed
+        forward = partial(block, z, return_attention=point["attention"] == "explicit")  # asked for, maps are formed
         durations = seconds(forward, config["repeats"], config["repeat_seconds"])
         peak = peak_bytes(forward, config["device"])
     low, median, high = statistics.quantiles(durations, n=4)
-    return {
-        "seconds": median,
-        "seconds_low": low,
-        "seconds_high": high,
-        "repeats": len(durations),
-        "peak_bytes": peak,
-    }
+    return {"seconds": median, "seconds_low": low, "seconds_high": high, "repeats": len(durations), "peak_bytes": peak}
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -103,22 +85,6 @@ def summarise(runs: list[dict]) -> dict:
 
 
 # ---- what a chapter shows
-
-
-def show(record: dict, what: str) -> Figure:
-    """The figures that chapters 1 and 2 show of the record.
-
-    Args:
-        record: The record ``cost``.
-        what: ``"memory"``: by the image's side, a curve for each patch size. ``"attention"``: memory by tokens,
-            explicit attention beside fused.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"memory": _memory, "attention": _attention}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def largest(runs: list[dict]) -> dict[tuple[int, str], dict]:
@@ -165,3 +131,6 @@ def _attention(record: dict) -> Figure:
     return plots.lines({kind: (list(by_tokens), list(by_tokens.values())) for kind, by_tokens in peaks(record).items()},
                        "tokens", "peak memory (MiB)", logx=True, logy=True,
                        title="Only explicit attention pays for the T × T matrix")
+
+
+show = records.views(memory=_memory, attention=_attention)  # chapters 1 and 2

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from experiments import records
 from experiments.families import RATES, SMALL, build
 from experiments.measure import best, bracketed, trained, tried, tuned, unmasked, usual_recipe
 from experiments.statistics import curve, grouped, interval, paired
-from vitlite import checks, cost, data, plots
+from vitlite import cost, data, plots
 
 __all__ = ["DATASET", "SCALES", "points", "run", "search", "show", "steps", "summarise"]
 
@@ -115,16 +116,10 @@ def points(config: dict) -> list[dict]:
 
 
 def steps(point: dict, config: dict) -> int:
-    """How many steps a run takes: as many as all others, or so many that all see each of their images equally often.
-
-    Raises:
-        ValueError: If the point's ``length`` is neither ``"steps"`` nor ``"epochs"``.
-    """
+    """How many steps a run takes: as many as all others, or so many that all see each of their images equally often."""
     if point["length"] == "steps":
         return config["steps"]
-    if point["length"] == "epochs":
-        return max(2, round(config["steps"] * point["train_images"] / config["like"][point["data"]]))
-    raise ValueError(f"length is {point['length']!r}; expected 'steps' or 'epochs', what the runs have in common")
+    return max(2, round(config["steps"] * point["train_images"] / config["like"][point["data"]]))
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
@@ -189,21 +184,6 @@ def summarise(runs: list[dict]) -> dict:
     return summary
 
 
-def show(record: dict, what: str) -> Figure:
-    """The record as chapter 7 shows it.
-
-    Args:
-        record: The record ``data_size``.
-        what: ``"accuracy"`` and ``"training_and_test"``: figures.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    views = {"accuracy": _accuracy, "training_and_test": _training}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _reached(runs: list[dict], resnets: list[dict]) -> dict:
     return {
         "test_accuracy": interval(run["test_accuracy"] for run in runs),
@@ -243,3 +223,6 @@ def _training(record: dict) -> Figure:
             for split, key in (("training", "train_accuracy"), ("test", "test_accuracy"))}
     return plots.lines(both, "training images", "accuracy (%)",
                        "More images close the gap, for both networks", logx=True)
+
+
+show = records.views(accuracy=_accuracy, training_and_test=_training)  # chapter 7

@@ -32,7 +32,7 @@ from experiments import real, real_weights, records
 from experiments.families import SMALL
 from experiments.measure import best, bracketed, loaded, trained, usual_recipe
 from experiments.statistics import grouped, interval, paired
-from vitlite import ViT, ViTConfig, checks, cost, data, plots, weights
+from vitlite import ViT, ViTConfig, cost, data, plots, weights
 from vitlite.analysis import linear_probe
 from vitlite.files import held
 from vitlite.train import Trainer, outputs, predictions
@@ -157,21 +157,6 @@ def summarise(runs: list[dict]) -> dict:
         "students": {name: _of_one(ours, {other: paired(ours, theirs) for other, theirs in students.items()
                                           if other != name}) for name, ours in students.items()},
     }
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """The record as chapter 11 shows it.
-
-    Args:
-        record: The record ``distillation``.
-        what: ``"teachers"`` and ``"heads"``: tables, as Markdown. ``"students"``: a figure.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"teachers": _teachers, "students": _students, "heads": _heads}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def _of_one(runs: list[dict], above: dict) -> dict:
@@ -373,3 +358,6 @@ def _heads(record: dict) -> str:
             rows.append([name, *(f"{100 * share['mean']:.1f}" for share in shares)])
     return records.table(["student", "class head", "distillation head", "mean of both", "heads agree",
                           "class head like the teacher", "distillation head like it"], rows)
+
+
+show = records.views(teachers=_teachers, students=_students, heads=_heads)  # chapter 11

@@ -26,7 +26,7 @@ from experiments import real_weights, records
 from experiments.measure import UNTRAINED, best, tuned
 from experiments.real_weights import accuracy, epochs_of, fine_tuned, two_rates, with_a_linear_map
 from experiments.statistics import grouped, interval
-from vitlite import ViT, checks, cost, data, plots
+from vitlite import ViT, cost, data, plots
 
 __all__ = ["DATASET", "SCALES", "LowRank", "groups", "points", "run", "show", "summarise", "with_low_rank"]
 
@@ -103,21 +103,6 @@ def summarise(runs: list[dict]) -> dict:
         for way, those in sorted(grouped(runs, "way").items(), key=lambda each: list(WAYS).index(each[0]))}
 
 
-def show(record: dict, what: str) -> Figure | str:
-    """The record as chapter 9 shows it.
-
-    Args:
-        record: The record ``finetune``.
-        what: ``"ways"``: a table, as Markdown. ``"rates"``: a figure of the trials, with the first seed.
-
-    Raises:
-        ValueError: If it is neither of these.
-    """
-    views = {"ways": _ways, "rates": _rates}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _ways(record: dict) -> str:
     rows = [[WAYS[way], records.percent(row), f"{row['trained']:,}", f"{row['cpu_seconds']:.0f}"]
             for way, row in record["summary"].items()]
@@ -135,6 +120,9 @@ def _rates(record: dict) -> Figure:
         curves[WAYS["map"]] = every, [100 * first["map"]["val_accuracy"]] * len(every)
     return plots.lines(curves, "learning rate", "validation accuracy (%)",
                        "A head of zeros stays far below the linear map", logx=True, legend_columns=2)
+
+
+show = records.views(ways=_ways, rates=_rates)  # chapter 9
 
 
 # ---- the pieces

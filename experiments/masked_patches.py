@@ -27,7 +27,7 @@ from experiments import records
 from experiments.families import SMALL, build
 from experiments.measure import best, images_seen, loaded, once, trained, tried, tuned, usual_recipe
 from experiments.statistics import grouped, interval, paired
-from vitlite import ViT, checks, cost, data, weights
+from vitlite import ViT, cost, data, weights
 from vitlite.masked import MaskedPatches, masked_patches
 from vitlite.train import Trainer
 from vitlite.train.recipes import Recipe
@@ -140,21 +140,6 @@ def summarise(runs: list[dict]) -> dict:
     }
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 10 shows it.
-
-    Args:
-        record: The record ``masked_patches``.
-        what: ``"accuracy"``: a table, as Markdown. ``"task"``: lines of text on the task itself.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"accuracy": _accuracy, "task": _masked}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _above(ours: dict[str, list[dict]], theirs: dict[str, list[dict]]) -> dict[str, dict]:
     gains = {share: paired(those, theirs.get(share, [])) for share, those in ours.items()}
     return {share: gain for share, gain in gains.items() if gain}
@@ -201,18 +186,8 @@ def _learn(model: MaskedPatches, sets: data.Splits, recipe: Recipe, seed: int, d
 
 
 def labelled(train: data.Split, fraction: float, seed: int) -> data.Split:
-    """The images that keep their labels: a class-balanced fraction, nested, another one for each seed.
-
-    Raises:
-        ValueError: If that is less than one image a class, or more than all.
-    """
-    count, classes = round(fraction * len(train)), len(train.classes)
-    if not classes <= count <= len(train):
-        raise ValueError(
-            f"label fraction is {fraction}: of {len(train):,} images that is {count:,}; expected at least one for each "
-            f"of the {classes} classes, so a fraction from {classes / len(train):.4g} to 1"
-        )
-    return train.subset(count, seed)
+    """The images that keep their labels: a class-balanced fraction, nested, another one for each seed."""
+    return train.subset(round(fraction * len(train)), seed)
 
 
 @torch.no_grad()
@@ -285,3 +260,6 @@ def _masked(record: dict) -> str:
         lines.append(f"{STARTS[name]}: {right} % of the mean colours right; by the mean of the visible neighbours "
                      f"{near} %, by the commonest colour {common} %")
     return "\n".join(lines)
+
+
+show = records.views(accuracy=_accuracy, task=_masked)  # chapter 10

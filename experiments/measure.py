@@ -60,7 +60,10 @@ def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -
     noted = _noted(path)
     for rate in rates:
         if str(rate) not in noted:
-            noted[str(rate)] = _tried(trial, rate)
+            try:
+                noted[str(rate)] = trial(rate)
+            except FloatingPointError:  # the loss is no number any more: this rate is too high
+                noted[str(rate)] = 0.0
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(noted), encoding="utf-8")
     return {str(rate): noted[str(rate)] for rate in rates}
@@ -75,13 +78,6 @@ def _noted(path: Path) -> dict[str, float]:
         if not all(0 < float(rate) < math.inf and math.isfinite(accuracy) for rate, accuracy in noted.items()):
             raise ValueError("expected an accuracy for each learning rate")
     return noted
-
-
-def _tried(trial: Callable[[float], float], rate: float) -> float:
-    try:
-        return trial(rate)
-    except FloatingPointError:  # the loss is no number any more: this rate is too high
-        return 0.0
 
 
 def bracketed(rates: Sequence[float], trial: Callable[[float], float], path: Path) -> dict[str, float]:

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from experiments import families
 from experiments.measure import best, bracketed, loaded, trained, tried, usual_recipe
-from experiments.statistics import grouped, interval
+from experiments.statistics import curve, grouped, interval
+from vitlite import plots
 
-__all__ = ["DATASET", "SCALES", "points", "run", "summarise"]
+__all__ = ["DATASET", "SCALES", "points", "run", "show", "summarise"]
 
 DATASET = "cifar10: 45,000 training, 5,000 validation and 10,000 test images, at 24 pixels (cpu) or 32 (full)"
 BASE = {
@@ -80,3 +83,12 @@ def summarise(runs: list[dict]) -> dict:
             "seconds_per_step": sum(run["seconds"] for run in same) / sum(run["steps"] for run in same),
         }
     return summary
+
+
+def show(record: dict) -> Figure:
+    """A figure of validation accuracy against steps, with a curve for each network and optimiser."""
+    names = {"adamw": "AdamW", "muon": "Muon"}
+    curves = {f"{families.NAMES[network]}, {names[optimizer]}":
+              curve({int(steps): reached["val_accuracy"] for steps, reached in by_steps.items()})
+              for network, by_optimizer in record["summary"].items() for optimizer, by_steps in by_optimizer.items()}
+    return plots.lines(curves, "steps", "validation accuracy (%)", logx=True, legend_columns=2)

@@ -75,21 +75,6 @@ def summarise(runs: list[dict]) -> dict:
     return {run["tokens"]: {"by_size": run["by_size"]} for run in runs}
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 1 shows it.
-
-    Args:
-        record: The record ``pixel_tokens``.
-        what: ``"costs"``: a table, as Markdown.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"costs": _costs}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 # ---- the two models
 
 
@@ -152,3 +137,6 @@ def _costs(record: dict) -> str:
     side = record["config"]["patch_size"]
     heads = ["image", "tokens: pixels", f"tokens: {side}×{side} patches", "GFLOP: pixels", "GFLOP: patches", "ratio"]
     return records.table(heads, rows)
+
+
+show = records.views(costs=_costs)  # chapter 1

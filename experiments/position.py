@@ -25,7 +25,7 @@ from experiments import records
 from experiments.disturb import shuffle
 from experiments.measure import loaded, trained
 from experiments.statistics import grouped, interval, paired
-from vitlite import ViT, ViTConfig, checks
+from vitlite import ViT, ViTConfig
 from vitlite.train import Recipe, evaluate
 from vitlite.train.device import autocast_dtype
 
@@ -137,21 +137,6 @@ def _row(kind: str, kinds: dict[str, list[dict]]) -> dict:
 PAPER = {"none": 0.61382, "learned-1d": 0.64206, "learned-2d": 0.64001, "relative": 0.64032}  # its Table 8
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 3 shows it, as Markdown.
-
-    Args:
-        record: The record ``position``.
-        what: ``"opening"``: question and scale. ``"table"``: a row for each kind.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"opening": _opening, "table": _table}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _opening(record: dict) -> str:
     config, parameters = record["config"], record["runs"][0]["parameters"]
     return records.opening(record, f"{config['steps']:,} steps of {config['recipe']['batch_size']} images, a ViT of "
@@ -171,3 +156,6 @@ def _table(record: dict) -> str:
         row.append(f"{100 * (PAPER[kind] - PAPER['none']):+.1f}" if kind in PAPER and kind != "none" else "")
         rows.append(row)
     return records.table(head, rows)
+
+
+show = records.views(opening=_opening, table=_table)  # chapter 3

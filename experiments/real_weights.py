@@ -32,7 +32,7 @@ from experiments.statistics import grouped, interval
 from vitlite import ViT, checks, cost, data, plots, weights
 from vitlite.analysis import LinearProbe, linear_probe
 from vitlite.data.augment import normalise
-from vitlite.files import written_whole
+from vitlite.files import decoding, written_whole
 from vitlite.train import outputs
 from vitlite.train.device import autocast_dtype
 
@@ -289,8 +289,9 @@ def _states(model: ViT, sets: data.Splits, config: dict, path: Path) -> list[Ten
                   for name, split in zip(sets._fields, sets, strict=True)}
         with written_whole(path) as beside:
             save_file(states, beside)
-    states = load_file(path)
-    return [states[name].float() for name in sets._fields]
+    with decoding(path, "damaged", "remove it, and it is computed again"):
+        states = load_file(path)
+        return [states[name].float() for name in sets._fields]
 
 
 def _frozen(states: list[Tensor], sets: data.Splits, model: ViT, config: dict, few: bool) -> dict:
@@ -331,22 +332,6 @@ WAYS = {
 }
 
 
-def show(record: dict, what: str) -> Figure | str:
-    """The record as chapter 15 shows it.
-
-    Args:
-        record: The record ``real_weights``.
-        what: ``"layers"``: a figure of what a linear map reads from each layer. As Markdown ``"uses"``: a table of the
-            ways to make the model classify, and ``"few"``: its row of the linear map, as chapter 10 shows it.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"layers": _layers, "uses": _uses, "few": _few}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _layers(record: dict) -> Figure:
     curves = {what: (range(len(rows)), [100 * row["mean"] for row in rows])
               for what, rows in record["summary"]["layers"].items()}
@@ -367,3 +352,6 @@ def _uses(record: dict) -> str:
             cells = {int(images): row for images, row in summary["few"].items()}
         rows.append([way, *(records.percent(cells[images]) if images in cells else "–" for images in config["images"])])
     return records.table(["images", *(f"{10 * images:,}" for images in config["images"])], rows)
+
+
+show = records.views(layers=_layers, uses=_uses, few=_few)  # chapter 15; few: chapter 10

@@ -12,16 +12,17 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from vitlite import checks
 from vitlite.files import decoding, written_whole
 
-__all__ = ["FOLDER", "check", "names", "opening", "percent", "percent_between", "provenance", "read", "refuse_weaker",
-           "table", "write"]
+__all__ = ["FOLDER", "names", "opening", "percent", "percent_between", "provenance", "read", "refuse_weaker", "table",
+           "views", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "records"
@@ -60,7 +61,7 @@ def read(name: str, folder: Path = FOLDER) -> dict:
         raise FileNotFoundError(f"there is no record {name!r}; near it: {', '.join(near)}. `{maker}` makes it")
     with decoding(f"record {path.name}", "not JSON", "make it again with --force, or restore it from git"):
         record = json.loads(path.read_text(encoding="utf-8"))
-    check(record, path.name)
+    _check(record, path.name)
     if record["name"] != name:
         raise ValueError(f"record {path.name} has the name {record['name']!r}; rename the file, or make it again")
     return record
@@ -72,25 +73,13 @@ def _path(name: str, folder: Path) -> Path:
     return folder / f"{name}.json"
 
 
-def check(record: dict, file: str = "") -> None:
-    """See that a record is complete.
-
-    Args:
-        record: What to look at.
-        file: Where it stands, for the message.
-
-    Raises:
-        ValueError: If it is no record at all, a key is missing, there is no run, a run has no seed, or an accuracy is
-            not a fraction.
-
-    Example:
-        >>> check(read("train_cifar10"))
-    """
+def _check(record: dict, file: str) -> None:
+    """See that a record is complete: every key, a run at least, a seed in each, accuracies that are fractions."""
     if not isinstance(record, dict):
         raise ValueError(f"record {file} holds a {type(record).__name__}; expected an object with {', '.join(KEYS)}")
     missing = [key for key in KEYS if key not in record]
     if missing:
-        raise ValueError(f"record {file or record.get('name', '?')!r} lacks {', '.join(missing)}")
+        raise ValueError(f"record {file!r} lacks {', '.join(missing)}")
     if record["scale"] not in SCALES:
         raise ValueError(
             f"record {record['name']!r} has scale {record['scale']!r}; expected one of {', '.join(SCALES)}"
@@ -189,6 +178,21 @@ def _cell(text: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
+def views(**known: Callable[[dict], object]) -> Callable[[dict, str], object]:
+    """The ``show(record, what)`` of an experiment: by its name, what makes a view of a record, a figure or Markdown.
+
+    Example:
+        >>> views(seeds=lambda record: len(record["runs"]))({"runs": [{"seed": 0}]}, "seeds")
+        1
+    """
+
+    def show(record: dict, what: str) -> object:
+        checks.choice(known, what=what)
+        return known[what](record)
+
+    return show
+
+
 def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
     """Write a record, whole, unless a better one stands there.
 
@@ -200,13 +204,8 @@ def write(record: dict, force: bool = False, folder: Path = FOLDER) -> Path:
     Raises:
         ValueError: If the record is not complete.
         FileExistsError: If a record of a larger scale is there and ``force`` is not given.
-
-    Example:
-        >>> import tempfile
-        >>> write(read("train_cifar10"), folder=Path(tempfile.mkdtemp())).name
-        'train_cifar10.json'
     """
-    check(record)
+    _check(record, record.get("name", "?"))
     path = _path(record["name"], folder)
     if not force:
         refuse_weaker(record["name"], record["scale"], folder)
@@ -224,9 +223,6 @@ def refuse_weaker(name: str, scale: str, folder: Path = FOLDER) -> None:
 
     Raises:
         FileExistsError: If one does.
-
-    Example:
-        >>> refuse_weaker("train_cifar10", "full")
     """
     path = _path(name, folder)
     there = read(name, folder)["scale"] if path.exists() else SCALES[0]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments import records
-from vitlite import ViT, analysis, checks, cost, data, weights
+from vitlite import ViT, analysis, cost, data, weights
 
 __all__ = ["DATASET", "METHODS", "OBJECT", "RANKINGS", "SCALES", "SCORES", "maps", "points", "run", "show", "summarise"]
 
@@ -85,8 +85,8 @@ def run(point: dict, config: dict, work: Path) -> dict:
         ``scores``: for each method and score the mean, and the ends of its 95 % bootstrap interval; ``rollout_minus``:
         the same for rollout's score less the method's, image by image; ``pointing_by_size``: for each method the
         pointing score of the quarters of the images by the object's size, whose limits are ``object_shares``;
-        ``answers``: how many images rollout hits and misses, and the model's accuracy on each; ``deletion`` and
-        ``insertion``: the accuracy at each of the shares of patches, by ``RANKINGS``.
+        ``answers``: how many images rollout hits and misses, and the model's accuracy on each; ``deletion``: the
+        accuracy at each of the shares of patches, by ``RANKINGS``.
     """
     model = weights.load(CHECKPOINTS / f"{point['model']}.safetensors", device=config["device"])
     test = data.load("scenes", train_images=1_000, held_out=config["images"]).test
@@ -100,15 +100,12 @@ def run(point: dict, config: dict, work: Path) -> dict:
     with torch.inference_mode():
         right = (model(images).argmax(dim=1).cpu() == test.labels).float()
     rankings = by_method | {OBJECT: F.adaptive_avg_pool2d(test.masks.float(), grid)}
-    curves = {
-        name: {method: curve(model, images, test.labels, rankings[method], config["shares"]).tolist()
-               for method in RANKINGS}
-        for name, curve in (("deletion", analysis.deletion_curve), ("insertion", analysis.insertion_curve))
-    }
+    deletion = {method: analysis.deletion_curve(model, images, test.labels, rankings[method], config["shares"]).tolist()
+                for method in RANKINGS}
     return {
         "images": len(test),
         **_against_masks({method: by_method[method] for method in METHODS}, test.masks, right),
-        **curves,
+        "deletion": deletion,
         "parameters": cost.parameters(model),
         "seconds": time.perf_counter() - began,
     }
@@ -146,21 +143,6 @@ def summarise(runs: list[dict]) -> dict:
 SCORES = {"pointing": "pointing game", "energy": "energy", "average_precision": "average precision"}
 
 
-def show(record: dict, what: str) -> str:
-    """The record as chapter 14 shows it.
-
-    Args:
-        record: The record ``rollout_localisation``.
-        what: ``"opening"``: question and scale, ``"scores"``: the ViT's by method, both as Markdown.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"opening": _opening, "scores": _scores}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _opening(record: dict) -> str:
     return records.opening(record, record["dataset"])
 
@@ -170,3 +152,6 @@ def _scores(record: dict) -> str:
     rows = [[method, *(records.percent_between(*by_score[score]) for score in SCORES)]
             for method, by_score in run["scores"].items() if method != "rollout, max"]
     return records.table(["map", *SCORES.values()], rows)
+
+
+show = records.views(opening=_opening, scores=_scores)  # chapter 14

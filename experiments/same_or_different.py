@@ -26,7 +26,7 @@ from torch import Tensor
 from experiments import families, records
 from experiments.measure import best, bracketed, trained, tried, usual_recipe
 from experiments.statistics import curve, grouped, interval
-from vitlite import ViT, checks, plots
+from vitlite import ViT, plots
 from vitlite.data import Split, Splits
 
 __all__ = ["DATASET", "SCALES", "VARIANTS", "draw", "points", "run", "show", "summarise"]
@@ -224,23 +224,6 @@ NAMES = {"vit": "ViT", "vit without positions": "ViT without positions", "hybrid
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
-def show(record: dict, what: str) -> Figure | str:
-    """The record as chapter 7 shows it.
-
-    Args:
-        record: The record ``same_or_different``.
-        what: ``"accuracy"``: a figure over the number of training images, and ``"rates"``: one over the learning rate,
-            with 1,000 images or the next lower number. ``"sizes"`` and ``"variants"``: tables of the plain question and
-            of the others, as Markdown.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"accuracy": _accuracy, "rates": _by_rate, "sizes": _sizes, "variants": _variants}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _plain(record: dict) -> dict[str, dict[int, dict]]:
     """Test accuracy with Muon on the plain question, by network and number of images."""
     plain = record["summary"]["plain"]
@@ -281,3 +264,6 @@ def _variants(record: dict) -> str:
         if by:
             rows.append([asked, *(records.percent(by[network]["muon"][size]) for network in NETWORKS[:2])])
     return records.table(["what is asked", *(f"{NAMES[network]} (%)" for network in NETWORKS[:2])], rows)
+
+
+show = records.views(accuracy=_accuracy, rates=_by_rate, sizes=_sizes, variants=_variants)  # chapter 7

@@ -11,23 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-__all__ = ["current", "pick"]
-
-
-def current() -> str:
-    """The scale in force: ``"quick"`` or ``"full"``.
-
-    Raises:
-        ValueError: If ``VITLITE_SCALE`` is set to anything else.
-
-    Example:
-        >>> current() in ("quick", "full")
-        True
-    """
-    chosen = os.environ.get("VITLITE_SCALE") or ("full" if torch.cuda.is_available() else "quick")
-    if chosen not in ("quick", "full"):
-        raise ValueError(f"VITLITE_SCALE is {chosen!r}; expected 'quick' or 'full', or leave it unset")
-    return chosen
+__all__ = ["pick"]
 
 
 def pick(*, quick: dict, full: dict) -> SimpleNamespace:
@@ -41,7 +25,7 @@ def pick(*, quick: dict, full: dict) -> SimpleNamespace:
         A namespace with one attribute a number, ``name`` (the scale) and ``device`` (where to compute).
 
     Raises:
-        ValueError: If the two sets do not have the same names.
+        ValueError: If the two sets do not have the same names, or ``VITLITE_SCALE`` is neither ``quick`` nor ``full``.
 
     Example:
         >>> numbers = pick(quick={"depth": 3}, full={"depth": 9})
@@ -52,7 +36,9 @@ def pick(*, quick: dict, full: dict) -> SimpleNamespace:
         raise ValueError(
             f"quick and full must have the same names; they differ in {sorted(quick.keys() ^ full.keys())}"
         )
-    name = current()
+    name = os.environ.get("VITLITE_SCALE") or ("full" if torch.cuda.is_available() else "quick")
+    if name not in ("quick", "full"):
+        raise ValueError(f"VITLITE_SCALE is {name!r}; expected 'quick' or 'full', or leave it unset")
     numbers = dict(quick if name == "quick" else full)
     if os.environ.get("VITLITE_SMOKE") == "1":
         numbers |= {key: 2 for key in numbers if key == "steps" or key.endswith("_steps")}

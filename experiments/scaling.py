@@ -27,7 +27,7 @@ from experiments import records
 from experiments.families import RATES
 from experiments.measure import best, bracketed, loaded, trained, tried, usual_recipe
 from experiments.statistics import curve, grouped, interval, paired
-from vitlite import ViT, ViTConfig, checks, plots
+from vitlite import ViT, ViTConfig, plots
 from vitlite.hybrid import ResNetStem
 from vitlite.resnet import ResNet, ResNetConfig
 
@@ -116,21 +116,15 @@ def build(place: dict, config: dict, seed: int) -> nn.Module:
         place: A point, or its ``"family"`` and ``"size"``.
         config: One of ``SCALES``.
         seed: Of the weights.
-
-    Raises:
-        ValueError: If the family has no such size; the message lists what there is.
     """
-    family, size = place["family"], place["size"]
-    known = config["sizes"].get(family, {})
-    if size not in known:
-        raise ValueError(f"{family} has no size {size!r}; expected one of {', '.join(known) or 'none'}")
+    shape = config["sizes"][place["family"]][place["size"]]
     torch.manual_seed(seed)
-    if family == "resnet":
-        return ResNet(ResNetConfig(num_classes=config["vit"]["num_classes"], **known[size]))
-    fields = config["vit"] | known[size]
+    if place["family"] == "resnet":
+        return ResNet(ResNetConfig(num_classes=config["vit"]["num_classes"], **shape))
+    fields = config["vit"] | shape
     width, norm = fields.pop("stem_width", None), fields.pop("stem_norm", "batch")
-    shape = ViTConfig(**fields)
-    return ViT(shape, ResNetStem(shape.embed_dim, width=width, blocks=1, norm=norm) if width else None)
+    whole = ViTConfig(**fields)
+    return ViT(whole, ResNetStem(whole.embed_dim, width=width, blocks=1, norm=norm) if width else None)
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
@@ -175,22 +169,6 @@ def summarise(runs: list[dict]) -> dict:
     sizes = [_reached(ours, [] if family == "vit" else models.get(("vit", size), []))
              for (family, size), ours in models.items()]
     return {"sizes": sizes, "frontier": [[one["family"], one["size"]] for one in frontier(sizes)]}
-
-
-def show(record: dict, what: str) -> Figure | str:
-    """The record as chapter 8 shows it.
-
-    Args:
-        record: The record ``scaling``.
-        what: ``"opening"``: question and scale, and ``"sizes"``: a table, both as Markdown. ``"accuracy"``: a figure
-            over the FLOPs of training.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"opening": _opening, "accuracy": _accuracy, "sizes": _sizes}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def _opening(record: dict) -> str:
@@ -243,3 +221,6 @@ def _sizes(record: dict) -> str:
                      *(records.percent(of[family]["over"], "+") if family in of else ""
                        for family in NAMES if family != "vit")])
     return records.table(["size", "TFLOP of the ViT", *NAMES.values(), "ResNet over ViT", "hybrid over ViT"], rows)
+
+
+show = records.views(opening=_opening, accuracy=_accuracy, sizes=_sizes)  # chapter 8

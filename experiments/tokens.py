@@ -24,7 +24,7 @@ import torch
 from experiments import records
 from experiments.measure import best, loaded, trained, usual_recipe
 from experiments.statistics import grouped, interval, paired
-from vitlite import ViT, ViTConfig, checks, cost
+from vitlite import ViT, ViTConfig, cost
 from vitlite.train import Trainer
 
 __all__ = ["BASE", "DATASET", "POOLS", "SCALES", "points", "run", "show", "summarise"]
@@ -68,15 +68,10 @@ SCALES = {
 
 
 def points(config: dict) -> list[dict]:
-    """Both poolings at every rate, then the other patch sizes, cheap ones first; so with the first seed, then the next.
-
-    Raises:
-        ValueError: If the rate of the patch sizes is not among the rates, so that the base would be missing.
-    """
-    base, rates = config["base"], config["learning_rates"]
-    if base["learning_rate"] not in rates:
-        raise ValueError(f"base learning rate is {base['learning_rate']}; expected one of learning_rates: {rates}")
-    places = [base | {"pool": pool, "learning_rate": rate} for rate in rates for pool in config["pools"]]
+    """Both poolings at every rate, then the other patch sizes, cheap ones first; with one seed after another."""
+    base = config["base"]
+    places = [base | {"pool": pool, "learning_rate": rate} for rate in config["learning_rates"]
+              for pool in config["pools"]]
     places += [base | {"patch_size": size} for size in config["patch_sizes"] if size != base["patch_size"]]
     return [place | {"seed": seed} for seed in config["seeds"] for place in places]
 
@@ -132,21 +127,6 @@ def summarise(runs: list[dict]) -> dict:
         },
         "patch_size": {str(size): _patches(ours, sizes.get(BASE["patch_size"], [])) for size, ours in sizes.items()},
     }
-
-
-def show(record: dict, what: str) -> str:
-    """The record as chapter 8 shows it.
-
-    Args:
-        record: The record ``tokens``.
-        what: ``"opening"``: question and scale, ``"poolings"`` and ``"patch_sizes"``: tables, all as Markdown.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"opening": _opening, "poolings": _pools, "patch_sizes": _patch_sizes}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def _opening(record: dict) -> str:
@@ -210,3 +190,6 @@ def _patch_sizes(record: dict) -> str:
             for size, one in record["summary"]["patch_size"].items()]
     return records.table(["patch, px", "tokens", "forward, MFLOP", "a step, ms", "test images (%)",
                           f"over patches of {record['config']['base']['patch_size']} px"], rows)
+
+
+show = records.views(opening=_opening, poolings=_pools, patch_sizes=_patch_sizes)  # chapter 8

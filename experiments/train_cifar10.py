@@ -11,7 +11,6 @@ Cost:        cpu: below 100 minutes a run on two cores with bfloat16 instruction
 
 from __future__ import annotations
 
-import re
 import statistics
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from experiments import records
 from experiments.measure import images_seen
 from experiments.statistics import grouped
-from vitlite import ViT, ViTConfig, checks, data, hybrid, plots, weights
+from vitlite import ViT, ViTConfig, data, hybrid, plots, weights
 from vitlite.cost import parameters, train_flops
 from vitlite.train import Trainer, evaluate, predictions, recipes
 
@@ -30,32 +29,13 @@ __all__ = ["CHECKPOINTS", "DATASET", "SCALES", "first", "points", "run", "show",
 DATASET = "cifar10: 45,000 training, 5,000 validation and 10,000 test images"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
 
-MODEL = {
-    "patch_size": 4,
-    "num_classes": 10,
-    "embed_dim": 128,
-    "depth": 6,
-    "num_heads": 4,
-    "mlp_dim": 256,
-    "pool": "mean",
-}
+MODEL = {"patch_size": 4, "num_classes": 10, "embed_dim": 128, "depth": 6, "num_heads": 4, "mlp_dim": 256,
+         "pool": "mean"}
 
 # What turns pixels into tokens: the paper's patches, or a small ResNet, whose map of 8×8 (from 32 pixels) is cut into
 # 2×2 patches: 16 tokens instead of 64 pay for the convolutions. In trials of 3 minutes at 24 pixels it gave 55 % on
 # validation, without the cut 52 %, and with group norm in the place of batch norm less than 50 %.
 CONV = {"stem": "resnet", "embed_dim": 128, "width": 32, "blocks": 1, "norm": "batch", "map_patch": 2}
-
-# Dense 16-bit matrix products with float32 sums, FLOP a second, from NVIDIA's data sheets (half of the figure that
-# is given "with sparsity"). The words of a device's name decide; the longer entry comes first.
-DATA_SHEETS = {
-    ("H200",): 989e12,
-    ("H100", "PCIe"): 756e12,
-    ("H100",): 989e12,
-    ("A100",): 312e12,
-    ("V100",): 125e12,
-    ("L4",): 121e12,
-    ("T4",): 65e12,
-}
 
 # Stages of each stem: image size, recipe and steps. The second one goes on from the first, with its positions
 # interpolated.
@@ -100,7 +80,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         history = trainer.fit(sets)
         measured.append({"image_size": image_size, "recipe": recipe_name, "steps": recipe.steps,
                          "images_seen": images_seen(recipe, sets.train), "train_flops": train_flops(model, image_size),
-                         "share_of_peak": share_of_peak(model, trainer), "history": history})
+                         "history": history})
     path = CHECKPOINTS / f"{name}.safetensors"
     if seed != config["seeds"][0]:
         path = work / f"{name}-seed{seed}.safetensors"
@@ -128,24 +108,6 @@ def build(stem: str, config: dict, image_size: int) -> ViT:
     if patch_embed:
         vit = vit | {"patch_size": patch_embed.patch_size}
     return ViT(ViTConfig(image_size=image_size, **vit), patch_embed=patch_embed)
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """FLOP a second that the device could do at most in 16 bits, by its data sheet; None if it is not listed."""
-    if device.type != "cuda":
-        return None
-    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
-    return next((peak for name, peak in DATA_SHEETS.items() if words.issuperset(name)), None)
-
-
-def share_of_peak(model: ViT, trainer: Trainer) -> float | None:
-    """FLOPs of the model over time, validation left out, over what the device could do; None where that is not listed.
-
-    Below its peak a small model is bound by memory traffic and by the many small kernels, not by arithmetic.
-    """
-    peak = peak_flops(trainer.device)
-    speed = statistics.median(trainer.history["images_per_second"])
-    return None if peak is None else speed * train_flops(model, model.config.image_size) / peak
 
 
 def confusion(model: ViT, split: data.Split) -> list[list[int]]:
@@ -177,22 +139,6 @@ OTHERS = [
     ("CCT-7/3x1, convolutional stem", "github.com/SHI-Labs/Compact-Transformers", 96.53, "–", "300 epochs"),
     ("airbench, a CNN", "github.com/KellerJordan/cifar10-airbench", 94.01, "–", "2.6 s of training on an A100"),
 ]
-
-
-def show(record: dict, what: str) -> str | Figure:
-    """The record as chapter 5 shows it: the first seed's runs.
-
-    Args:
-        record: The record ``train_cifar10``.
-        what: ``"curves"`` and ``"confusion"``: figures of the training and of the test answers of the plain model.
-            ``"table"``: what each run measured, and ``"others"``: its accuracy beside what others report, as Markdown.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    views = {"curves": _curves, "table": _table, "confusion": _confusion, "others": _others}
-    checks.choice(views, what=what)
-    return views[what](record)
 
 
 def first(record: dict) -> dict[str, dict]:
@@ -251,3 +197,6 @@ def _others(record: dict) -> str:
               for who, site, accuracy, parameters, budget in OTHERS]
     head = ["| who | test accuracy (%) | parameters | budget |", "|---|---|---|---|"]
     return "\n".join([*head, *ours, *theirs])
+
+
+show = records.views(curves=_curves, table=_table, confusion=_confusion, others=_others)  # chapter 5

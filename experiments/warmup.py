@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from experiments import records
 from experiments.families import SMALL
 from experiments.measure import loaded, trained
 from experiments.statistics import curve, grouped, interval
@@ -95,24 +96,12 @@ def summarise(runs: list[dict]) -> dict:
     return summary
 
 
-def show(record: dict, what: str) -> Figure:
-    """The record as chapter 4 shows it.
-
-    Args:
-        record: The record ``warmup``.
-        what: ``"accuracy"``: a figure over the learning rate.
-
-    Raises:
-        ValueError: If it is not this.
-    """
-    views = {"accuracy": _accuracy}
-    checks.choice(views, what=what)
-    return views[what](record)
-
-
 def _accuracy(record: dict) -> Figure:
     curves = {f"{NORMS[norm]}, {f'{warmup} steps of warmup' if int(warmup) else 'no warmup'}":
               curve({float(rate): share for rate, share in by_rate.items()})
               for norm, by_warmup in record["summary"].items() for warmup, by_rate in by_warmup.items()}
     return plots.lines(curves, "learning rate", "test accuracy (%)",
                        "Pre-norm learns at every rate, post-norm at low ones", logx=True, legend_columns=2)
+
+
+show = records.views(accuracy=_accuracy)  # chapter 4

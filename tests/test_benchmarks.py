@@ -34,6 +34,8 @@ def test_it_runs_through_and_writes_a_complete_record(name, benchmark, tmp_path,
     assert record["command"] == f"python -m benchmarks.{name} --scale quick"
     assert set(records.KEYS) <= set(record)
     assert all(0 < run["seconds_low"] <= run["seconds"] <= run["seconds_high"] for run in record["runs"])
+    if name == "training":
+        assert {run["library"] for run in record["runs"]} == {"vitlite", *benchmark("shared").PEERS}
     assert all(ratio > 0 for ratio in record["summary"].values())
     assert str(tmp_path) in capsys.readouterr().out
     json.dumps(module.SCALES)  # a configuration goes into the record
@@ -52,21 +54,6 @@ def number(name: str, record: dict) -> str:
 def test_a_chapter_shows_what_was_measured(name, benchmark):
     record = records.read(f"benchmark_{name}_cpu")
     assert number(name, record) in benchmark(name).show(record)
-
-
-@pytest.mark.parametrize("name", ["model", "training"])
-def test_every_library_is_compared(name, benchmark):
-    module = benchmark(name)
-    libraries = {run["library"] for run in module.measure(module.SCALES["quick"])}
-    assert libraries == {"vitlite", *benchmark("shared").PEERS}
-
-
-def test_vit_pytorch_is_the_same_but_for_what_is_known(benchmark):
-    pytest.importorskip("vit_pytorch")
-    shared = benchmark("shared")
-    models = shared.libraries(shared.TINY, "cpu")
-    ours, theirs = (shared.parameters(models[name]) for name in ("vitlite", "vit-pytorch"))
-    assert theirs - ours == 2 * 3 * 4 * 4 + 2 * 16 - 2 * 3 * 16
 
 
 def test_another_model_is_noticed(benchmark, monkeypatch):

@@ -4,6 +4,8 @@ import ast
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from experiments.runner import TOOLS
+
 ROOT = Path(__file__).resolve().parents[1]
 # The rooms of the library from the ground up, by the first part of a file's name.
 FLOORS = [
@@ -19,8 +21,7 @@ FLOORS = [
     {"__main__"},
 ]
 # What the experiments share. Everything else in their room is an experiment or a part of one, which may use another.
-SHARED = {"captions", "disturb", "drawing", "families", "measure", "real", "records", "runner", "scale", "statistics",
-          "timing"}
+SHARED = TOOLS - {"__main__"}
 
 
 def graph(package: Path) -> dict[str, set[str]]:
@@ -78,8 +79,8 @@ def test_rooms_on_one_floor_do_not_import_each_other():
     assert [(name, other) for name, other in across if other.split(".")[0] != name.split(".")[0]] == []
 
 
-def test_analysis_and_data_know_tensors_and_no_model():
-    for room, wanted in (("analysis", {"checks"}), ("data", {"checks", "files"})):
+def test_analysis_data_and_plots_know_tensors_and_no_model():
+    for room, wanted in (("analysis", {"checks"}), ("data", {"checks", "files"}), ("plots", {"checks"})):
         others = {other for name, other in imported(LIBRARY) if name.split(".")[0] == room}
         assert {other for other in others if other.split(".")[0] != room} == wanted
 
@@ -123,12 +124,4 @@ def test_the_check_sees_imports():
 
 def test_the_library_does_not_know_the_book():
     for path in (ROOT / "vitlite").rglob("*.py"):
-        assert "experiments" not in packages(path), f"{path.name} imports the book's experiments"
-
-
-def packages(path: Path) -> set[str]:
-    """The packages a file imports, by their first name."""
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
-    return {name.partition(".")[0] for name in names}
+        assert not imports(path.read_text(encoding="utf-8"), "experiments", EXPERIMENTS), path.name

@@ -1,15 +1,13 @@
-"""Names as data have them, class names and files' names: on a page they are text, in a figure letters, never code."""
+"""Names as data have them, class names and files' names: on a page they are text, never code."""
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 from markdown_it import MarkdownIt
 from playwright.sync_api import Browser
 
 from experiments import records
-from vitlite import explore, plots
+from vitlite import explore
 
 NAMES = ["<script>window.hit = 1</script>", "<img src=x onerror='window.hit = 1'>", "</script><script>window.hit = 1//",
          "a|b", "\\|", "&lt;b&gt;", "'\"><svg onload=window.hit=1>", "<!--", "]]>", "$\\frac{1$", "_low",
@@ -38,17 +36,3 @@ def test_names_are_text_on_a_page(browser: Browser, tmp_path: Path) -> None:
     assert len(titles) == len(figures)
     assert all(name.strip() in title for name, title in zip(NAMES, titles, strict=False) if name.strip())
     tab.close()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_names_are_letters_in_a_figure(name: str) -> None:
-    image, two = np.zeros((2, 8, 8, 3)), [name, f"{name} 2"]
-    for figure in (
-        plots.confusion(np.eye(2), two), plots.image_grid(image, titles=two), plots.bars(dict.fromkeys(two, 1.0), "y"),
-        plots.lines({each: ([1, 2], [1, 2]) for each in two}, "x", "y"), plots.heatmaps(np.ones((2, 2, 2)), titles=two),
-        plots.dots({each: ([1, 2], [1, 2]) for each in two}, "x", "y"), plots.matrix(np.eye(2), rows=two, columns=two),
-        plots.overlays(image, {name: np.ones((2, 2, 2))}),
-        plots.filter_tiles({name: np.ones((4, 3, 2, 2))}), plots.distance_scatter({name: np.ones((2, 2))}),
-    ):
-        figure.canvas.draw()
-        plt.close(figure)

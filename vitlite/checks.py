@@ -78,6 +78,16 @@ def strides(size: tuple[int, int], stride: tuple[int, int]) -> None:
         raise ValueError(f"input is {size[0]}×{size[1]}, stride is {stride[0]}: it must divide both; crop or pad")
 
 
+def hidden(mask_ratio: float, patches: int) -> int:
+    """How many of so many patches a ratio hides: at least one, and not all."""
+    count = round(mask_ratio * patches)
+    if not 0 < count < patches:
+        raise ValueError(f"mask_ratio is {mask_ratio}: of {patches} patches the encoder would see {patches - count}; "
+                         "expected a ratio between 0 and 1 that leaves at least one seen and one hidden; change the "
+                         "ratio, or make patches smaller")
+    return count
+
+
 def heads(embed_dim: int, num_heads: int) -> None:
     """The heads share the width evenly."""
     at_least(1, embed_dim=embed_dim, num_heads=num_heads)

@@ -84,18 +84,9 @@ class SelfDistillation(nn.Module):
 def answers(network: nn.ModuleDict, images: Tensor) -> Tensor:
     """Logits ``[B, outputs]``, cosines of a state and each output's direction, for crops of any size."""
     vit = network["vit"]
-    config, sides = vit.config, checks.pair(vit.config.patch_size)
-    z, table = vit.patch_embed(images), vit.position_table()
-    prefix = (vit.class_token, vit.distillation_token, vit.registers)
-    z = torch.cat([*(token.expand(len(z), -1, -1) for token in prefix if token is not None), z], dim=1)
-    if table is not None:
-        grid = images.shape[2] // sides[0], images.shape[3] // sides[1]
-        table = position.interpolate(table, config.grid, grid, config.table_prefix)
-        z = z + F.pad(table, (0, 0, config.prefix_tokens - config.table_prefix, 0))
-    for block in vit.blocks:
-        z, _ = block(z)
-    z = vit.norm(z)
-    y = network["head"](z[:, 0] if config.pool == "token" else z[:, config.prefix_tokens :].mean(dim=1))
+    height, width = checks.pair(vit.config.patch_size)
+    grid = images.shape[2] // height, images.shape[3] // width
+    y = network["head"](vit._pool(vit._encode(vit.patch_embed(images), grid=grid)[0]))
     return F.linear(F.normalize(y, dim=1), F.normalize(network["heads"].weight, dim=1)).to(images.dtype)
 
 

@@ -21,8 +21,6 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
-__all__ = ["decoding", "digest", "held", "written_whole"]
-
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -34,14 +32,6 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     Yields:
         A temporary path in the same folder, which is made if needed. Whatever is written there takes the place of
         ``path`` at the end of the block; if the block fails, it is removed and ``path`` stays as it was.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
-        >>> with written_whole(path) as beside:
-        ...     count = beside.write_text("all of it", encoding="utf-8")
-        >>> path.read_text(encoding="utf-8")
-        'all of it'
     """
     target = Path(os.path.realpath(path))
     with _part_of(target, path) as beside:
@@ -88,15 +78,7 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     Where the system knows no such locks, nothing is held.
 
     Args:
-        wait: Wait for the end of another run that holds it.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "run"
-        >>> with held(path), held(path):  # doctest: +ELLIPSIS
-        ...     pass
-        Traceback (most recent call last):
-        RuntimeError: ...run is in use by another run: wait for its end, or give this one another path
+        wait: Wait for the end of another run that holds it. Without it, such a run is a ``RuntimeError``.
     """
     target = Path(os.path.realpath(path))
     lock = target.with_name(f".{target.name}.lock")
@@ -143,14 +125,7 @@ def _alive(process: int) -> bool:
 
 @contextmanager
 def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
-    """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do.
-
-    Example:
-        >>> with decoding("a.txt", "no number", "write one"):
-        ...     float("one")
-        Traceback (most recent call last):
-        ValueError: a.txt is no number (could not convert string to float: 'one'); write one
-    """
+    """Turn whatever a decoder throws into one ValueError: the file, what is wrong, and what to do."""
     try:
         yield
     except OSError as error:
@@ -163,12 +138,7 @@ def decoding(path: str | Path, problem: str, advice: str) -> Iterator[None]:
 
 
 def digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
-    """The SHA-256 of named tensors, whatever their order, and of a text beside them: names, types, shapes, every bit.
-
-    Example:
-        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(1, 2)})
-        False
-    """
+    """The SHA-256 of named tensors in any order, and of a text beside them: names, types, shapes, every bit."""
     total = hashlib.sha256(more.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

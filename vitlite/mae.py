@@ -36,11 +36,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, vit: ViT, *, mask_ratio: float = 0.75, decoder_dim: int = 48, decoder_depth: int = 1) -> None:
         super().__init__()
         config = vit.config
-        self.seen = config.num_patches - round(mask_ratio * config.num_patches)
-        if not (0 < mask_ratio < 1 and 0 < self.seen < config.num_patches):
-            raise ValueError(f"mask_ratio is {mask_ratio}: of {config.num_patches} patches the encoder would see "
-                             f"{self.seen}; expected a ratio between 0 and 1 that leaves at least one seen and one "
-                             "hidden; change the ratio, or make patches smaller")
+        self.seen = config.num_patches - checks.hidden(mask_ratio, config.num_patches)
         if not isinstance(vit.patch_embed, PatchEmbed):
             raise ValueError(f"patch_embed is a {type(vit.patch_embed).__name__}, through which hidden pixels may leak "
                              "into patches that are seen; expected a ViT with the linear patch embedding")

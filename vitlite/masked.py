@@ -58,7 +58,7 @@ class MaskedPatches(nn.Module):
                              "figures")
         checks.choice(("colour", "pixels"), target=target)
         self.vit, self.target, self.patch_size = vit, target, checks.pair(config.patch_size)
-        self.corrupted = _whole_share(mask_ratio, config.num_patches)
+        self.corrupted = checks.hidden(mask_ratio, config.num_patches)
         pixels = config.in_channels * self.patch_size[0] * self.patch_size[1]
         self.mask_token = nn.Parameter(torch.empty(config.embed_dim).normal_(std=0.02))
         self.head = nn.Linear(config.embed_dim, LEVELS**config.in_channels if target == "colour" else pixels)
@@ -179,18 +179,6 @@ def masked_patches(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[T
         raise TypeError(f"the model is a {type(model).__name__}; expected MaskedPatches(vit, mean, std) around a ViT")
     loss, share = answer
     return loss, share * len(images)
-
-
-def _whole_share(mask_ratio: float, patches: int) -> int:
-    """How many of the patches are corrupted."""
-    if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; expected above 0, or there is nothing to predict, and below 1, "
-                         "or nothing to predict it from")
-    share = round(mask_ratio * patches)
-    if not 0 < share < patches:
-        raise ValueError(f"mask_ratio is {mask_ratio}: of {patches} patches that is {share}; expected at least one to "
-                         "corrupt and one to keep; change the ratio, or make patches smaller")
-    return share
 
 
 def _take(rows: Tensor, chosen: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitlite import checks, position
-from vitlite.checks import Size, pair
+from vitlite.checks import Grid, Size, pair
 from vitlite.config import ViTConfig
 
 __all__ = ["Attention", "Block", "Mlp", "PatchEmbed", "ViT"]
@@ -261,12 +261,14 @@ class ViT(nn.Module):
         self._check_patches(patches)
         return self._z0(patches)
 
-    def _z0(self, patches: Tensor) -> Tensor:
+    def _z0(self, patches: Tensor, grid: Grid | None = None) -> Tensor:
         prefix = (self.class_token, self.distillation_token, self.registers)
         prefix = [token.expand(patches.shape[0], -1, -1) for token in prefix if token is not None]
         z, table = torch.cat([*prefix, patches], dim=1), self.position_table()  # [B, T, D]
         if table is None:
             return self.dropout(z)
+        if grid is not None:  # of an image of another size
+            table = position.interpolate(table, self.config.grid, grid, self.config.table_prefix)
         bare = self.config.prefix_tokens - self.config.table_prefix  # prefix tokens without position
         return self.dropout(z + (F.pad(table, (0, 0, bare, 0)) if bare else table))
 
@@ -282,8 +284,10 @@ class ViT(nn.Module):
         self._check_patches(patches)
         return self._encode(patches)[0]
 
-    def _encode(self, patches: Tensor, return_attention: bool = False) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        z, maps = self._z0(patches), []
+    def _encode(
+        self, patches: Tensor, return_attention: bool = False, grid: Grid | None = None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        z, maps = self._z0(patches, grid), []
         for block in self.blocks:
             z, attention = block(z, return_attention)
             maps.append(attention)

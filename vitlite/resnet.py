@@ -71,17 +71,6 @@ class ResNet(nn.Module):
         self.trunk = trunk(config.in_channels, config.width, 3, config.blocks, config.norm)
         self.head = nn.Linear(4 * config.width, config.num_classes)
 
-    def reset_head(self, num_classes: int) -> ResNet:
-        """Replace the head by one for other classes, zero-initialised, as ``ViT.reset_head`` does.
-
-        Changes this model in place and returns it; its logits are zero until it is trained.
-        """
-        self.config = replace(self.config, num_classes=num_classes)
-        self.head = nn.Linear(self.head.in_features, num_classes).to(self.head.weight)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        return self
-
     def feature_map(self, images: Tensor) -> Tensor:
         """The last stage's map: ``[B, C, H, W]`` -> ``[B, 4 · width, H/4, W/4]``, rounded up."""
         checks.images(images, self.config.in_channels)

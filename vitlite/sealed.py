@@ -19,8 +19,6 @@ from torch import Tensor
 
 from vitlite.files import decoding, digest, written_whole
 
-__all__ = ["write"]
-
 
 def start(path: str | Path) -> bytes:
     """The first bytes of a file, which tell its kind."""
@@ -34,17 +32,7 @@ def start(path: str | Path) -> bytes:
 
 
 def write(path: str | Path, key: str, description: dict, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors and their description, which stands under ``key``; the file appears whole or not at all.
-
-    Example:
-        >>> import tempfile
-        >>> from vitlite.sealed import opened, tensors
-        >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
-        >>> write(path, "note", {"step": 7}, {"weight": torch.ones(2)})
-        >>> with opened(path, "note", "a note", "write it again") as (file, description):
-        ...     description["step"], tensors(file, path, description["sha256"], "write it again")
-        (7, {'weight': tensor([1., 1.])})
-    """
+    """Write tensors and their description, which stands under ``key``; the file appears whole or not at all."""
     # A copy each: safetensors refuses tensors that share their numbers, as tied weights do.
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                for name, tensor in tensors.items()}

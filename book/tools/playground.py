@@ -32,7 +32,7 @@ NETWORKS = {  # the checkpoint, and what the page calls the network; the first i
     "bias_unplaced": "ViT without positions",
 }
 SCENES = 40  # the first so many test scenes
-STILL = 24  # the scene of the still picture
+STILL = 24  # the scene of the still picture, the first in the page too
 ALONE = """<!doctype html>
 <html lang="en" data-theme="light">
 <meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Playground</title>

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from usual import USUAL, check_the_card_tells_the_grid, quick_record
+from usual import USUAL, quick_record
 
 from experiments import block
 from vitlite import cost
@@ -14,10 +14,6 @@ SINGLE = [change for change in block.CHANGES if change not in ("plain", "all fiv
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     return quick_record("block", tmp_path_factory.mktemp("block"))
-
-
-def test_the_card_tells_the_grid():
-    check_the_card_tells_the_grid(block)
 
 
 def test_each_model_is_the_plain_one_but_for_its_change():
@@ -93,8 +89,3 @@ def test_blocks_are_compared_seed_by_seed():
     assert summary["rotary"]["flops"] == pytest.approx(1.25)
     assert summary["plain"]["over_plain"] is None
     assert block.summarise([made("rotary", 0, 0.5)])["rotary"]["flops"] is None
-
-
-def test_an_unknown_change_is_named():
-    with pytest.raises(ValueError, match="change is 'dropout'.*layer scale"):
-        block.new_model("dropout", QUICK, 0)

@@ -32,19 +32,9 @@ def test_the_families_have_equally_many_parameters(scale):
         assert sizes["vit"] == pytest.approx(0.45e6, rel=0.03)
 
 
-def test_the_grid_is_what_the_card_says():
-    told = runner.card(data_size)["cost"]
-    assert f"cpu: {len(data_size.points(CPU))} runs" in told
-    assert f"full: {len(data_size.points(FULL))} runs" in told
+def test_the_card_says_how_many_steps_are_taken():
     taken = sum(data_size.steps(point, FULL) for point in data_size.points(FULL))
-    assert f"{taken / 1e6:.1f} million steps" in told
-
-
-@pytest.mark.parametrize("config", [CPU, FULL])
-def test_no_run_is_made_twice_and_the_first_seed_comes_whole(config):
-    points = data_size.points(config)
-    assert len({tuple(point.values()) for point in points}) == len(points)
-    assert [point["seed"] for point in points] == sorted(point["seed"] for point in points)
+    assert f"{taken / 1e6:.1f} million steps" in runner.card(data_size)["cost"]
 
 
 @pytest.mark.parametrize("config", [QUICK, CPU, FULL])
@@ -57,11 +47,6 @@ def test_equal_epochs_are_equal_and_meet_equal_steps_at_one_size(config):
         assert like in {p["train_images"] for p in mine if p["length"] == "steps"}
         assert like not in {p["train_images"] for p in mine if p["length"] == "epochs"}, "that run is made already"
     assert {data_size.steps(p, config) for p in data_size.points(config) if p["length"] == "steps"} == {config["steps"]}
-
-
-def test_a_length_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="length is 'seconds'; expected 'steps' or 'epochs'"):
-        data_size.steps({"length": "seconds", "data": "scenes", "train_images": 20}, TINY)
 
 
 @pytest.mark.parametrize("config", [CPU, FULL])

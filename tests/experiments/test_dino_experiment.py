@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from usual import USUAL, check_the_card_tells_the_grid, quick_record
+from usual import USUAL, quick_record
 
 from experiments import dino
 from vitlite import ViT, ViTConfig
@@ -14,10 +14,6 @@ from vitlite.dino import SelfDistillation
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     return quick_record("dino", tmp_path_factory.mktemp("dino"))
-
-
-def test_the_card_tells_the_grid():
-    check_the_card_tells_the_grid(dino)
 
 
 def test_a_record_has_every_way(record):

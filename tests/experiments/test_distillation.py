@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from usual import USUAL, check_the_card_tells_the_grid
+from usual import USUAL
 
 from experiments import distillation, real
 from vitlite import ViT, ViTConfig, cost, data, weights
@@ -41,11 +41,6 @@ def made(work):
 def student(seed=0, **changes):
     torch.manual_seed(seed)
     return ViT(ViTConfig(**QUICK["vit"] | {"distillation": True, "zero_head": False} | changes)).eval()
-
-
-def test_the_card_tells_the_grid():
-    assert [point["student"] for point in distillation.points(CPU)] == list(distillation.STUDENTS)
-    check_the_card_tells_the_grid(distillation)
 
 
 def test_what_is_compared_differs_in_one_thing():

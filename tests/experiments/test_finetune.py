@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from usual import USUAL, check_the_card_tells_the_grid, quick_record
+from usual import USUAL, quick_record
 
 from experiments import finetune, real, real_weights
 from vitlite import ViT, ViTConfig
@@ -47,10 +47,6 @@ def moved(way: str, sets) -> set[str]:
     parts = finetune.groups(way, model, QUICK["rates"][way][0], QUICK)
     real_weights.fine_tuned(model, sets, QUICK | {"batch_size": 5}, parts, epochs=1, seed=0)
     return {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
-
-
-def test_the_card_tells_the_grid():
-    check_the_card_tells_the_grid(finetune)
 
 
 def test_an_update_whose_last_factor_is_zero_changes_no_bit(sets):

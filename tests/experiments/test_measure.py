@@ -1,13 +1,16 @@
-"""The search of a learning rate ends with the best one inside the range, and makes no trial twice."""
+"""What most runs share: a search that ends with the best rate inside and tries none twice, a measure in float32."""
 
 import json
 import math
 
 import pytest
 import torch
+from torch import nn
 
+from experiments import measure
 from experiments.measure import best, bracketed, once, tuned
-from vitlite.train import checkpoint
+from vitlite import data
+from vitlite.train import Recipe, checkpoint, evaluate
 
 
 def trials(peak, asked):
@@ -30,12 +33,20 @@ def test_the_best_rate_has_a_lower_one_on_either_side(peak, tmp_path):
     assert len(asked) == len(set(asked)) == len(tried)
 
 
-def test_a_search_that_was_interrupted_goes_on(tmp_path):
-    path, asked = tmp_path / "search.json", []
-    path.write_text(json.dumps({"0.0015": 0.5, "0.0045": 0.6}))
-    tried = bracketed([1.5e-3, 4.5e-3], trials(1e-2, asked), path)
-    assert 0.0015 not in asked
-    assert json.loads(path.read_text()) == tried
+def test_a_search_notes_each_rate_as_it_goes_and_tries_none_twice(tmp_path):
+    path, asked = tmp_path / "rates.json", []
+
+    def trial(rate):
+        asked.append(rate)
+        if rate == 3e-3:
+            raise KeyboardInterrupt
+        return 10 * rate
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned([1e-3, 3e-3], trial, path)
+    assert json.loads(path.read_text()) == {"0.001": 0.01}
+    assert tuned([1e-3, 2e-3], trial, path) == {"0.001": 0.01, "0.002": 0.02}
+    assert asked == [1e-3, 3e-3, 2e-3]
 
 
 def test_a_rate_at_which_training_fails_counts_as_zero(tmp_path):
@@ -71,10 +82,26 @@ def test_damaged_notes_of_trials_are_named_and_the_advice_works(tmp_path, call, 
 
 @pytest.mark.parametrize("parts", [{}, {"model": {"weight": torch.ones(2, 2)}}])
 def test_a_file_that_is_no_model_that_was_kept_is_named_and_the_advice_works(tmp_path, parts):
-    path, net = tmp_path / "kept.safetensors", torch.nn.Linear(2, 2)
+    path, net = tmp_path / "kept.safetensors", nn.Linear(2, 2)
     checkpoint.save(path, {} if parts else {"measured": 1}, **parts)
     with pytest.raises(ValueError, match=r"kept.safetensors is no model .*; remove it, and it is trained again"):
         once(net, path, lambda: 3)
     path.unlink()
     assert once(net, path, lambda: 3) == 3
     assert once(net, path, lambda: pytest.fail("not kept")) == 3
+
+
+def test_the_test_images_are_measured_in_float32_and_the_validation_images_as_trained(tmp_path, monkeypatch):
+    sets = data.load("scenes", train_images=40, held_out=20, image_size=16)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+    precisions = []
+    monkeypatch.setattr(measure, "evaluate", lambda *given, **options: precisions.append(options.get("dtype"))
+                        or evaluate(*given, **options))
+    monkeypatch.setattr("vitlite.train.trainer.autocast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("vitlite.train.trainer.evaluate", lambda *given, **options: precisions.append(options["dtype"])
+                        or evaluate(*given, **options))
+    recipe = Recipe("two steps", 2, batch_size=20, validate_every=2)
+    run = measure.trained(model, sets, recipe, seed=0, device="cpu", checkpoint=tmp_path / "run.safetensors")
+    assert set(precisions[:-1]) == {torch.bfloat16}
+    assert precisions[-1] is None
+    assert run["test_accuracy"] == evaluate(model, sets.test).accuracy

@@ -1,14 +1,12 @@
 """Every kind of position trains in the same way from the same weights, and is compared seed by seed."""
 
-import json
-
 import pytest
 import torch
 
 from experiments import position, statistics
 from vitlite import data
 
-KINDS, CPU = position.KINDS, position.SCALES["cpu"]
+KINDS = position.KINDS
 TINY = position.SCALES["quick"] | {"steps": 4}
 
 
@@ -19,15 +17,6 @@ def sets():
     position.loaded = lambda name, **given: few
     yield few
     position.loaded = before
-
-
-@pytest.mark.parametrize("scale", ["cpu", "full"])
-def test_the_grid_is_five_kinds_two_sets_and_three_seeds_the_first_seed_first(scale):
-    points = position.points(position.SCALES[scale])
-    assert len(points) == len({json.dumps(point) for point in points}) == 30
-    assert [point["seed"] for point in points] == [0] * 10 + [1] * 10 + [2] * 10
-    assert {(point["data"], point["position"]) for point in points[:10]} == {
-        (name, kind) for name in ("cifar10", "scenes") for kind in KINDS}
 
 
 def test_all_kinds_start_from_the_same_weights_but_the_positions():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from usual import USUAL, check_the_card_tells_the_grid
+from usual import USUAL
 
 from experiments import real, real_weights, records, runner
 from vitlite import ViT, ViTConfig
@@ -26,16 +26,6 @@ def record(tmp_path_factory):
         patch.setattr(real, "model", lambda image_size: small())
         runner.run("real_weights", "quick", folder=folder, work=folder)
     return records.read("real_weights", folder)
-
-
-def test_the_card_tells_the_grid():
-    check_the_card_tells_the_grid(real_weights)
-
-
-def test_every_use_of_the_first_seed_comes_first():
-    points = real_weights.points(QUICK | {"seeds": [3, 4]})
-    assert [point["use"] for point in points[:6]] == list(real_weights.USES)
-    assert [point["seed"] for point in points] == [3] * 6 + [4] * 6
 
 
 def test_every_run_has_the_usual_keys(record):

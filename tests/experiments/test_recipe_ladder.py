@@ -3,15 +3,10 @@
 import json
 
 import pytest
-from usual import USUAL, check_the_card_tells_the_grid
+from usual import USUAL
 
 from experiments import recipe_ladder, runner
 from experiments.recipe_ladder import climb
-
-
-def test_the_grid_is_what_the_card_says():
-    check_the_card_tells_the_grid(recipe_ladder)
-    assert len(recipe_ladder.SCALES["cpu"]["changes"]) == 16
 
 
 def test_a_change_is_made_to_the_last_rung_that_was_kept():
@@ -34,7 +29,7 @@ def test_a_ladder_is_climbed_once_and_repeated_with_another_seed(tmp_path):
     assert longer["fields"]["optimizer"] == ("muon" if faster["kept"] else "sgd")
     assert longer["fields"]["steps"] == 20
     assert [run["fields"] for run in runs[3:]] == [run["fields"] for run in runs[:3]]
-    assert runs[0]["test_accuracy"] != runs[3]["test_accuracy"] or runs[0]["history"] != runs[3]["history"]
+    assert runs[0]["test_accuracy"] != runs[3]["test_accuracy"] or runs[0]["curve"] != runs[3]["curve"]
 
 
 def test_gains_are_over_the_last_rung_that_was_kept():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from usual import USUAL, check_the_card_tells_the_grid, quick_record
+from usual import USUAL, quick_record
 
 from experiments import real, real_weights, resolution
 from vitlite import ViT, ViTConfig, position
@@ -32,10 +32,6 @@ def record(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(real, "model", small)
         return quick_record("resolution", tmp_path_factory.mktemp("record"))
-
-
-def test_the_card_tells_the_grid():
-    check_the_card_tells_the_grid(resolution)
 
 
 @pytest.mark.parametrize("table", CONVENTIONS)

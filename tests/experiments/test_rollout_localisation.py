@@ -55,8 +55,8 @@ def test_it_runs_and_its_differences_are_those_of_its_scores(model, tmp_path, mo
     correct = sum(each["images"] * (each["accuracy"] or 0) for each in result["answers"].values())
     assert correct / 20 == pytest.approx(result["deletion"]["rollout"][0])
     assert result["object_shares"][0] <= result["object_share"] <= result["object_shares"][-1]
-    for method in RANKINGS:
-        assert result["deletion"][method][0] == result["insertion"][method][-1], "nothing blanked is all shown"
-        assert result["deletion"][method][-1] == result["insertion"][method][0]
+    assert set(result["deletion"]) == set(RANKINGS)
+    ends = {(curve[0], curve[-1]) for curve in result["deletion"].values()}
+    assert len(ends) == 1, "where nothing or all is blanked, no ranking matters"
     assert rollout_localisation.summarise([result])["tiny"]["rollout"] == scores["rollout"]["pointing"][0]
     json.dumps(result)

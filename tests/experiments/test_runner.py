@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def made(monkeypatch):
     return made
 
 
+@pytest.fixture
+def pretend(monkeypatch):
+    """Let the runner find an experiment that makes its runs so, with these settings at quick scale."""
+
+    def pretend(run, **config):
+        experiment = SimpleNamespace(__doc__=CARD, DATASET="none", SCALES={"quick": config}, run=run, summarise=len,
+                                     points=lambda config: [{"seed": seed} for seed in config.get("seeds", [0])])
+        monkeypatch.setattr(runner, "find", lambda name: experiment)
+        return experiment
+
+    return pretend
+
+
 def test_every_experiment_has_a_full_card():
     for name in runner.names():
         card = runner.card(runner.find(name))
@@ -52,12 +66,25 @@ def test_every_experiment_has_a_full_card():
         assert card["command"].startswith(f"python -m experiments {name}")
 
 
-def test_every_configuration_is_plain_data_and_has_points():
+def test_every_configuration_is_plain_data_and_has_points_each_once():
     for name in runner.names():
         experiment = runner.find(name)
         for config in experiment.SCALES.values():
             assert json.loads(json.dumps(config)) == config, name
-            assert all("seed" in point for point in experiment.points(config)), name
+            points = experiment.points(config)
+            assert len({json.dumps(point) for point in points}) == len(points) > 0, name
+            seeds = [point["seed"] for point in points]
+            assert seeds == sorted(seeds) or name in ("bias", "same_or_different"), f"{name}: seeds mixed"
+
+
+def test_every_card_that_counts_its_runs_counts_right():
+    counted = 0
+    for name in runner.names():
+        experiment = runner.find(name)
+        for scale, count in re.findall(r"(cpu|full): (\d+) (?:longer )?runs", runner.card(experiment)["cost"]):
+            assert len(experiment.points(experiment.SCALES[scale])) == int(count), (name, scale)
+            counted += 1
+    assert counted > 30
 
 
 def test_it_resumes_and_writes_one_record(made, places):
@@ -152,22 +179,14 @@ def test_several_runs_at_a_time_keep_to_the_time_too(places, monkeypatch):
         runner.run("cost", "quick", jobs=2, minutes=-1, **places)
 
 
-def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
+def test_a_record_grows_by_the_seeds_it_lacks(places, pretend):
     made = []
 
     def run(point, config, work):
         made.append(point["seed"])
         return {"val_accuracy": 0.5}
 
-    experiment = SimpleNamespace(
-        __doc__=CARD,
-        DATASET="none",
-        SCALES={"quick": {"seeds": [0, 1], "device": "cpu"}},
-        points=lambda config: [{"seed": seed} for seed in config["seeds"]],
-        run=run,
-        summarise=len,
-    )
-    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    pretend(run, seeds=[0, 1], device="cpu")
     runner.run("try", "quick", seeds=[0], **places)
     for _ in range(2):  # on another machine, whose work folder is empty; then on that one again
         runner.run("try", "quick", seeds=[2], folder=places["folder"], work=places["work"] / "other")
@@ -180,7 +199,7 @@ def test_a_record_grows_by_the_seeds_it_lacks(places, monkeypatch):
     assert made == [0, 2, 1, 0]
 
 
-def test_what_the_trials_chose_goes_to_another_machine_with_the_record(places, monkeypatch):
+def test_what_the_trials_chose_goes_to_another_machine_with_the_record(places, pretend):
     """A rate is chosen once, and a ladder is climbed once, on whichever machine the next seed is run."""
 
     def run(point, config, work):
@@ -190,10 +209,7 @@ def test_what_the_trials_chose_goes_to_another_machine_with_the_record(places, m
             path.write_text(json.dumps({"rate": point["seed"]}))
         return {"val_accuracy": 0.5, "rate": json.loads(path.read_text())["rate"]}
 
-    experiment = SimpleNamespace(__doc__=CARD, DATASET="none", SCALES={"quick": {"seeds": [3, 4, 5]}},
-                                 points=lambda config: [{"seed": seed} for seed in config["seeds"]], run=run,
-                                 summarise=len)
-    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    pretend(run, seeds=[3, 4, 5])
     runner.run("try", "quick", seeds=[3], **places)
     other = {"folder": places["folder"], "work": places["work"] / "other"}
     record = json.loads(runner.run("try", "quick", seeds=[4], **other).read_text())
@@ -207,22 +223,15 @@ def test_what_the_trials_chose_goes_to_another_machine_with_the_record(places, m
     assert record["notes"] == {"chosen.json": {"rate": 5}}, "runs made anew begin without notes"
 
 
-def test_chosen_seeds_leave_the_others_unfinished(places, monkeypatch):
+def test_chosen_seeds_leave_the_others_unfinished(places, pretend, monkeypatch):
     made = []
 
     def run(point, config, work):
         made.append((point["seed"], point["place"]))
         return {"val_accuracy": 0.5}
 
-    experiment = SimpleNamespace(
-        __doc__=CARD,
-        DATASET="none",
-        SCALES={"quick": {"seeds": [0, 1]}},
-        points=lambda config: [{"seed": seed, "place": place} for seed in config["seeds"] for place in "ab"],
-        run=run,
-        summarise=len,
-    )
-    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    experiment = pretend(run, seeds=[0, 1])
+    experiment.points = lambda config: [{"seed": seed, "place": place} for seed in config["seeds"] for place in "ab"]
     clock = iter(range(100))
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     runner.run("try", "quick", minutes=1 / 60, **places)  # time for one run
@@ -232,16 +241,8 @@ def test_chosen_seeds_leave_the_others_unfinished(places, monkeypatch):
     assert len(records.read("try", places["folder"])["runs"]) == 3, "what was there stays"
 
 
-def test_a_limit_of_time_leaves_the_rest_for_later(places, monkeypatch):
-    experiment = SimpleNamespace(
-        __doc__=CARD,
-        DATASET="none",
-        SCALES={"quick": {"seeds": [0, 1]}},
-        points=lambda config: [{"seed": seed} for seed in config["seeds"]],
-        run=lambda point, config, work: {"val_accuracy": 0.5},
-        summarise=len,
-    )
-    monkeypatch.setattr(runner, "find", lambda name: experiment)
+def test_a_limit_of_time_leaves_the_rest_for_later(places, pretend, monkeypatch):
+    pretend(lambda point, config, work: {"val_accuracy": 0.5}, seeds=[0, 1])
     clock = iter(range(100))
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     path = runner.run("try", "quick", minutes=1.5 / 60, **places)
@@ -310,14 +311,12 @@ def _runs(process):
         return False
 
 
-def test_the_same_runs_are_not_made_twice_at_once(monkeypatch, places):
+def test_the_same_runs_are_not_made_twice_at_once(places, pretend):
     def run(point, config, work):
         with pytest.raises(RuntimeError, match="tiny-quick-.* is in use by another run: wait for its end"):
             runner.run("tiny", "quick", **places)
         return {"val_accuracy": 0.5}
 
-    experiment = SimpleNamespace(__doc__=CARD, DATASET="none", SCALES={"quick": {}}, run=run,
-                                 points=lambda config: [{"seed": 0}], summarise=lambda runs: {})
-    monkeypatch.setattr(runner, "find", lambda name: experiment)
+    pretend(run)
     runner.run("tiny", "quick", **places)
     assert [path.name[:11] for path in places["work"].iterdir()] == ["tiny-quick-"]

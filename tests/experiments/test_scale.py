@@ -23,7 +23,7 @@ def test_the_environment_decides(monkeypatch):
 def test_without_it_a_gpu_means_full(monkeypatch, cuda):
     monkeypatch.delenv("VITLITE_SCALE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert scale.current() == ("full" if cuda else "quick")
+    assert scale.pick(**NUMBERS).name == ("full" if cuda else "quick")
 
 
 def test_a_smoke_run_takes_two_steps_and_few_images(monkeypatch):
@@ -36,6 +36,6 @@ def test_a_smoke_run_takes_two_steps_and_few_images(monkeypatch):
 def test_mistakes_are_said(monkeypatch):
     monkeypatch.setenv("VITLITE_SCALE", "fast")
     with pytest.raises(ValueError, match="'fast'; expected 'quick' or 'full'"):
-        scale.current()
+        scale.pick(**NUMBERS)
     with pytest.raises(ValueError, match="differ in \\['epochs', 'steps'\\]"):
         scale.pick(quick={"steps": 1}, full={"epochs": 1})

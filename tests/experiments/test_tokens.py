@@ -1,13 +1,10 @@
 """Each pooling is judged at its own learning rate, each patch size at one; what a token costs is counted."""
 
-import json
-
 import pytest
 
 from experiments import tokens
 from vitlite import data
 
-CPU = tokens.SCALES["cpu"]
 TINY = tokens.SCALES["quick"] | {"steps": 3}
 
 
@@ -18,24 +15,6 @@ def sets():
     tokens.loaded = lambda **given: few
     yield few
     tokens.loaded = before
-
-
-@pytest.mark.parametrize("scale", ["cpu", "full"])
-def test_the_grid_is_poolings_by_rates_and_patch_sizes_at_one_rate_the_first_seed_first(scale):
-    config = tokens.SCALES[scale]
-    points = tokens.points(config)
-    assert len(points) == len({json.dumps(point) for point in points}) == 30
-    assert [point["seed"] for point in points] == [0] * 10 + [1] * 10 + [2] * 10
-    assert {(point["pool"], point["learning_rate"]) for point in points if point["patch_size"] == 4} == {
-        (pool, rate) for pool in ("token", "mean") for rate in config["learning_rates"]}
-    others = [point for point in points if point["patch_size"] != 4]
-    assert {point["patch_size"] for point in others} == {2, 8}
-    assert all(tokens.BASE.items() <= (point | {"patch_size": 4}).items() for point in others)
-
-
-def test_a_base_rate_that_is_not_tried_is_refused():
-    with pytest.raises(ValueError, match="base learning rate is 0.0045; expected one of learning_rates"):
-        tokens.points(CPU | {"learning_rates": [1e-3]})
 
 
 def test_a_run_counts_its_tokens_and_is_reproduced_bit_for_bit(tmp_path):

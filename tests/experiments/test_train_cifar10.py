@@ -5,7 +5,7 @@ import torch
 
 from experiments import train_cifar10
 from vitlite import cost, data, weights
-from vitlite.train import Trainer, evaluate, recipes
+from vitlite.train import evaluate, recipes
 
 TINY = {
     "model": {"patch_size": 4, "num_classes": 10, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_dim": 32,
@@ -38,7 +38,6 @@ def test_what_is_saved_is_what_was_measured(small, stem):
     assert sum(row[i] for i, row in enumerate(result["test_confusion"])) == pytest.approx(20 * result["test_accuracy"])
     assert result["parameters"] == cost.parameters(saved)
     assert result["images_seen"] == 2 * 2 * 16
-    assert [stage["share_of_peak"] for stage in result["stages"]] == [None, None], "no peak is listed for a CPU"
 
 
 @pytest.mark.parametrize("stem", ["plain", "conv"])
@@ -48,19 +47,6 @@ def test_at_full_scale_there_are_at_most_3m_parameters(stem):
         assert cost.parameters(train_cifar10.build(stem, config, 32)) < 3e6
 
 
-def test_both_rows_come_before_the_next_seed():
-    points = [(point["stem"], point["seed"]) for point in train_cifar10.points(TINY)]
-    assert points == [("plain", 0), ("conv", 0), ("plain", 1), ("conv", 1)]
-
-
-def test_the_share_of_the_peak_is_flops_over_time_over_peak(monkeypatch):
-    net = train_cifar10.build("plain", TINY, 16)
-    trainer = Trainer(net, recipes.get("quick"), device="cpu")
-    trainer.history["images_per_second"] = [1.0, 1e6, 2e6]
-    monkeypatch.setattr(train_cifar10, "peak_flops", lambda device: 1e15)
-    assert train_cifar10.share_of_peak(net, trainer) == cost.train_flops(net, 16) * 1e6 / 1e15
-
-
 def test_the_summary_has_a_row_for_each_stem():
     same = {"val_accuracy": 0.5, "seconds": 1.0}
     runs = [{"stem": stem, "seed": seed, "test_accuracy": accuracy} | same
@@ -68,14 +54,3 @@ def test_the_summary_has_a_row_for_each_stem():
     summary = train_cifar10.summarise(runs)
     assert summary["plain"]["test_accuracy"] == pytest.approx(0.65)
     assert summary["conv"]["test_accuracy"] == 0.8
-
-
-@pytest.mark.parametrize(
-    ("name", "teraflops"),
-    [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312),
-     ("Tesla T4", 65), ("NVIDIA L4", 121), ("NVIDIA L40", None)],
-)
-def test_a_peak_is_found_by_the_devices_name(name, teraflops, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    expected = None if teraflops is None else teraflops * 1e12
-    assert train_cifar10.peak_flops(torch.device("cuda")) == expected

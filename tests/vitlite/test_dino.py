@@ -93,8 +93,9 @@ def test_no_gradient_reaches_the_teacher_and_the_average_follows_in_training():
     assert all(p.grad is None for p in net.teacher.parameters())
 
 
-@pytest.mark.parametrize("vit", [{}, {"pool": "mean"}, {"registers": 1, "prefix_positions": False},
-                                 {"position": "none"}, {"position": "sincos-2d"}])
+@pytest.mark.parametrize("vit", [{}, {"pool": "mean"}, {"pool": "mean", "pool_norm": "after"},
+                                 {"registers": 1, "prefix_positions": False}, {"position": "none"},
+                                 {"position": "sincos-2d"}])
 def test_answers_read_the_vits_own_features(vit):
     net = model(vit).eval()
     y = net.student["head"](net.student["vit"].features(images()))

@@ -228,6 +228,7 @@ REFUSED = [
     (lambda: explore.attention_explorer(attention()[..., :-1], images()[0], GRID), r"\[1, 2, 25, 24\]; expected"),
     (lambda: explore.attention_explorer(attention() * 2, images()[0], GRID), "do not sum to 1: sums from 2 to 2"),
     (lambda: explore.attention_explorer(attention(), images()[0], GRID, layers=(0, 4)), r"asks for \[0, 4\].*1 to 3"),
+    (lambda: explore.attention_explorer(attention(), images()[0], GRID, layers=()), "layers is empty: name one"),
     (lambda: explore.attention_explorer(attention(), images()[0], (8, 12)), "25 tokens, and a grid of 8×12"),
     (lambda: explore.attention_explorer(attention(), images()[0], (4, 5)), "8×12: it cannot be cut into 4 × 5"),
     (lambda: explore.attention_explorer(attention(), images(), GRID), r"image has shape \(2, 3, 8, 12\)"),

@@ -95,21 +95,6 @@ def test_the_jax_convention_is_scipys_linear_zoom(old_grid, new_grid):
 
 
 @pytest.mark.parametrize(("old_grid", "new_grid"), GRIDS)
-def test_the_jax_convention_is_linear_between_the_outer_patches(old_grid, new_grid):
-    def zoom(values, new):  # along the first axis, in float64
-        places = np.linspace(0, len(values) - 1, new)
-        low = np.minimum(places.astype(int), len(values) - 2)
-        share = (places - low)[:, None, None]
-        return (1 - share) * values[low] + share * values[low + 1]
-
-    old = table(1 + old_grid[0] * old_grid[1])
-    rows = zoom(old[0, 1:].unflatten(0, old_grid).double().numpy(), new_grid[0])
-    both = zoom(rows.transpose(1, 0, 2), new_grid[1]).transpose(1, 0, 2)
-    ours = position.interpolate(old, old_grid, new_grid, convention="jax")[0, 1:].unflatten(0, new_grid)
-    torch.testing.assert_close(ours.double(), torch.from_numpy(both), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("old_grid", "new_grid"), GRIDS)
 def test_the_deit_convention_is_bicubic_about_pixel_centres(old_grid, new_grid):
     """As in DeiT's fine-tuning: class and distillation positions aside, bicubic with align_corners=False."""
     old = table(2 + old_grid[0] * old_grid[1])
@@ -221,23 +206,6 @@ def test_only_without_positions_the_order_of_patches_is_lost(kind):
     patches = model.embed(images())
     there, here = model.encode(patches[:, order])[:, 0], model.encode(patches)[:, 0]
     assert torch.allclose(there, here, atol=1e-5) == (kind == "none")
-
-
-@pytest.mark.parametrize(("prefix", "carried"), [(0, True), (1, True), (3, True), (2, False)])
-def test_relative_logits_are_the_query_times_the_key_of_the_offset(prefix, carried):
-    keys = position.RelativeKeys(6, prefix, carried, embed_dim=8)
-    query = torch.randn(2, 2, prefix + 6, 4)
-    logits = keys(query)
-    for i in range(prefix + 6):
-        for j in range(prefix + 6):
-            if min(i, j) >= prefix:
-                key = keys.offsets[i - j + 5]
-            elif carried:
-                key = keys.prefix[0 if i >= prefix else 1 if j >= prefix else 2]
-            else:
-                key = torch.zeros(8)
-            wanted = (query[:, :, i] * key.view(2, 4)).sum(-1)
-            torch.testing.assert_close(logits[:, :, i, j], wanted)
 
 
 def test_relative_logits_are_added_before_the_softmax():
@@ -539,22 +507,3 @@ def test_one_row_has_no_steps_up_or_down(convention, old_grid, new_grid):
         torch.testing.assert_close(new.offsets[len(new.offsets) // 2].detach(), middle, rtol=0, atol=0.02)
     if new_grid == (1, 4):  # all columns stay, so every step along the row does
         torch.testing.assert_close(new.offsets[2:5].detach(), keys.offsets[14:17].detach(), rtol=0, atol=0.02)
-
-
-@pytest.mark.parametrize("convention", position.CONVENTIONS)
-@pytest.mark.parametrize("new_grid", [(6, 4), (4, 7), (1, 4), (4, 1), (6, 6)])
-def test_halves_resampled_are_the_resampled_table(convention, new_grid):
-    halves = position.Learned2D((4, 4), 1, 8)
-    wanted = position.interpolate(halves().detach(), (4, 4), new_grid, 1, convention)
-    ours = position.at_grid(halves, (4, 4), new_grid, 1, convention)()
-    torch.testing.assert_close(ours.detach(), wanted, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("convention", position.CONVENTIONS)
-@pytest.mark.parametrize("new_grid", [(3, 1), (1, 1), (5, 3), (1, 7)])
-def test_the_layout_in_memory_does_not_matter(convention, new_grid):
-    old = table(20, 16)
-    transposed = old.transpose(1, 2).contiguous().transpose(1, 2)
-    wanted = position.interpolate(old.double(), (4, 5), new_grid, 0, convention).float()
-    for other in (old, transposed, old.expand(2, -1, -1)[:1]):
-        torch.testing.assert_close(position.interpolate(other, (4, 5), new_grid, 0, convention), wanted)

@@ -141,14 +141,6 @@ def test_no_match_says_what_came_nearest():
         match(tiny)
 
 
-def test_a_new_head_says_nothing_and_leaves_the_features():
-    model = build()
-    before = model.features(images())
-    assert torch.equal(model.reset_head(7)(images()), torch.zeros(3, 7))
-    assert torch.equal(model.features(images()), before)
-    assert model.config.num_classes == 7
-
-
 # ---- bad input
 
 

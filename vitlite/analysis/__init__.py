@@ -26,20 +26,13 @@ from vitlite.analysis.attention import (
     without_query,
 )
 from vitlite.analysis.embeddings import Filters, bias_by_offset, embedding_filters, position_similarity
-from vitlite.analysis.localisation import (
-    Localisation,
-    bootstrap,
-    centre_prior,
-    deletion_curve,
-    insertion_curve,
-    localisation,
-)
+from vitlite.analysis.localisation import Localisation, bootstrap, centre_prior, deletion_curve, localisation
 from vitlite.analysis.probe import LinearProbe, linear_probe
 from vitlite.analysis.rollout import attention_rollout, gradient_rollout, iter_rollout, token_map
 
 __all__ = [
     "Filters", "LinearProbe", "Localisation", "attention_entropy", "attention_rollout", "bias_by_offset", "bootstrap",
-    "centre_prior", "class_attention", "deletion_curve", "embedding_filters", "gradient_rollout", "insertion_curve",
-    "iter_rollout", "linear_probe", "localisation", "mean_attention_distance", "position_similarity",
-    "token_map", "uniform_attention_distance", "without_query",
+    "centre_prior", "class_attention", "deletion_curve", "embedding_filters", "gradient_rollout", "iter_rollout",
+    "linear_probe", "localisation", "mean_attention_distance", "position_similarity", "token_map",
+    "uniform_attention_distance", "without_query",
 ]

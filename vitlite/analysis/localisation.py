@@ -143,7 +143,10 @@ def deletion_curve(
         tensor([1., 0.])
     """
     rank, count = _ranks(images, labels, ranking), ranking[0].numel()
-    steps = [round(share * count) for share in _shares(shares)]
+    shares = [float(share) for share in shares]
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"shares are {shares}; expected one or more, each between 0 and 1")
+    steps = [round(share * count) for share in shares]
     if least_first:
         rank = count - 1 - rank
     right = []
@@ -151,25 +154,6 @@ def deletion_curve(
         answers = model(images.where(rank >= step, 0)).argmax(dim=1)
         right.append((answers == labels.to(answers.device)).float())
     return torch.stack(right).cpu().mean(dim=1)
-
-
-def insertion_curve(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, ranking: Tensor, shares: Sequence[float]
-) -> Tensor:
-    """Accuracy while patches appear on a blank image, those with the largest values first.
-
-    Arguments and result are those of ``deletion_curve``, but ``shares`` says which shares of the patches to show.
-
-    Example:
-        >>> brightest = lambda images: images.mean(dim=1).flatten(1)
-        >>> image = torch.tensor([[[[0.1, 0.2], [0.5, 1.0]]]])
-        >>> insertion_curve(brightest, image, torch.tensor([3]), image[:, 0], shares=(0, 0.25))
-        tensor([0., 1.])
-    """
-    check_tensor(ranking, "ranking", "[B, rows, cols]")
-    count = max(1, ranking.shape[1:].numel())  # an empty grid is refused below
-    hidden = [1 - round(share * count) / count for share in _shares(shares)]
-    return deletion_curve(model, images, labels, ranking, hidden, least_first=True)
 
 
 def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
@@ -190,13 +174,6 @@ def _ranks(images: Tensor, labels: Tensor, ranking: Tensor) -> Tensor:
     order = ranking.to(images.device).flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view(-1, 1, rows, cols)
     return rank.repeat_interleave(height // rows, dim=2).repeat_interleave(width // cols, dim=3)
-
-
-def _shares(shares: Sequence[float]) -> list[float]:
-    shares = [float(share) for share in shares]
-    if not shares or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"shares are {shares}; expected one or more, each between 0 and 1")
-    return shares
 
 
 def _average_precision(values: Tensor, inside: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ everywhere, images are first put into the order of the SHA-256 hash of their byt
 """
 
 import difflib
-import errno
 import hashlib
 import io
 import os
@@ -474,7 +473,6 @@ class _Archive:
     """An official binary archive: where it is, what it must hash to, and how a record inside it looks."""
 
     url: str
-    md5: str  # by the archive's author
     sha256: str  # by TensorFlow Datasets, in url_checksums/cifar10.txt and cifar100.txt
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -485,7 +483,6 @@ class _Archive:
 CIFAR = {
     "cifar10": _Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        md5="c32a1d4ab5d03f1284b67883e8d87530",
         sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         train=tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
         test=("cifar-10-batches-bin/test_batch.bin",),
@@ -494,7 +491,6 @@ CIFAR = {
     ),
     "cifar100": _Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        md5="03b5dce01913d631647c71ecec9e9cb8",
         sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         train=("cifar-100-binary/train.bin",),
         test=("cifar-100-binary/test.bin",),
@@ -506,17 +502,10 @@ CIFAR = {
 
 def _fetch_cifar(archive: _Archive, path: Path) -> None:
     """Download, verify and decode an archive into ``path``, which appears whole or not at all."""
-    try:
-        try_writing(path)
-        content = _download(archive, path)
-        with written_whole(path) as beside, open(beside, "wb") as file:
-            np.savez(file, **_decode(archive, content))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC, f"no space left for {path}: free 200 MB there, or set VITLITE_DATA to a folder with room"
-        ) from error
+    try_writing(path)
+    content = _download(archive, path)
+    with written_whole(path) as beside, open(beside, "wb") as file:
+        np.savez(file, **_decode(archive, content))
 
 
 class _NoDetour(urllib.request.HTTPRedirectHandler):
@@ -541,15 +530,14 @@ def _download(archive: _Archive, path: Path) -> bytes:
             f"{archive.url} could not be downloaded ({error}). Try again with a network, {instead}; "
             'load("scenes") needs no download'
         ) from error
-    for name in ("md5", "sha256"):
-        if hashlib.new(name, content, usedforsecurity=False).hexdigest() != getattr(archive, name):
-            raise RuntimeError(f"{archive.url} did not arrive whole: its {name} is not {getattr(archive, name)}. "
-                               f"Nothing was kept; try again, {instead}")
+    if hashlib.sha256(content).hexdigest() != archive.sha256:
+        raise RuntimeError(f"{archive.url} did not arrive whole: its sha256 is not {archive.sha256}. Nothing was kept; "
+                           f"try again, {instead}")
     return content
 
 
 def _decode(archive: _Archive, content: bytes) -> dict[str, np.ndarray]:
-    """The five arrays of the .npz form out of the binary archive, whose checksums have been verified."""
+    """The five arrays of the .npz form out of the binary archive, whose checksum has been verified."""
     arrays = {}
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
 

@@ -250,6 +250,8 @@ def _layers(attention: Iterable[Array], layers: Sequence[int] | None) -> tuple[n
             maps[depth] = layer[0].numpy()
     if missing := sorted(set(layers or ()) - maps.keys()):
         raise ValueError(f"layers asks for {missing}, and attention has layers 1 to {depth}")
+    if not maps:
+        raise ValueError("layers is empty: name one or more, counted from 1")
     return np.stack([*maps.values()]), [*maps], depth
 
 

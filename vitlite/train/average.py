@@ -8,19 +8,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-__all__ = ["Average"]
-
 
 class Average:
     """A copy of a model whose weights follow the model's slowly (Polyak averaging); ``model`` is the copy.
 
     ``decay`` of the average is kept at a step. It rises to this value as (1 + t) / (10 + t), so that a short run is not
     an average over its beginning.
-
-    Example:
-        >>> average = Average(torch.nn.Linear(1, 1), decay=0.99)
-        >>> average.decay_at(0), average.decay_at(10_000)
-        (0.1, 0.99)
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

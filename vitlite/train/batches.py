@@ -9,21 +9,9 @@ from vitlite.data import augment
 from vitlite.data.datasets import Split
 from vitlite.train.recipes import Recipe
 
-__all__ = ["Batches", "augmented"]
-
 
 class Batches:
-    """The batches of a run, by their step: each epoch is a fresh permutation of the images, its rest dropped.
-
-    Example:
-        >>> from vitlite import data
-        >>> from vitlite.train import Recipe
-        >>> train = data.load("scenes", train_images=40, held_out=10).train
-        >>> batches = Batches(train, Recipe("try", steps=10, batch_size=16), seed=0)
-        >>> images, targets = batches[7]
-        >>> images.shape, bool((batches[7][0] == images).all())
-        (torch.Size([16, 3, 32, 32]), True)
-    """
+    """The batches of a run, by their step: each epoch is a fresh permutation of the images, its rest dropped."""
 
     def __init__(self, train: Split, recipe: Recipe, seed: int) -> None:
         self.train, self.recipe, self.seed = train, recipe, seed
@@ -51,15 +39,6 @@ def augmented(
 
     Images uint8 ``[B, C, H, W]`` and labels ``[B]`` of a split become normalised float images ``[B, C, H, W]`` and the
     targets: the labels, or probabilities ``[B, classes]`` once images are mixed.
-
-    Example:
-        >>> from vitlite import data
-        >>> from vitlite.train import recipes
-        >>> train = data.load("scenes", train_images=16, held_out=10).train
-        >>> recipe, generator = recipes.get("cifar10"), torch.Generator().manual_seed(0)
-        >>> images, targets = augmented(recipe, train.images, train.labels, train, generator)
-        >>> images.shape, targets.shape
-        (torch.Size([16, 3, 32, 32]), torch.Size([16, 10]))
     """
     targets = labels
     if recipe.crop_padding:
@@ -78,5 +57,9 @@ def augmented(
 
 
 def stream(seed: int, what: str, number: int, piece: int = 0) -> int:
-    """The seed of one stream of random numbers: a different one for each epoch, each step and each piece of a step."""
-    return (seed * 2 + {"epoch": 0, "step": 1}[what]) * 10**9 + number + piece * 10**15
+    """The seed of one stream of random numbers: a different one for each epoch, each step and each piece of a step.
+
+    Torch takes 64 bits, hence the remainder: by an odd number, since by 2**63 the streams of seed 2**53 would be those
+    of seed 0.
+    """
+    return ((seed * 2 + {"epoch": 0, "step": 1}[what]) * 10**9 + number + piece * 10**15) % (2**63 - 1)

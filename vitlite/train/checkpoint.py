@@ -11,8 +11,6 @@ from torch import Tensor
 from vitlite import sealed
 from vitlite.files import sweep
 
-__all__ = ["load", "save"]
-
 ADVICE = "give this run another checkpoint path, or remove that file to start afresh"
 
 
@@ -22,13 +20,6 @@ def save(path: Path, metadata: dict, **parts: Mapping[str, Tensor]) -> None:
     Args:
         metadata: Anything that JSON can hold, with the run's identity under ``"run"``.
         **parts: Named groups of named tensors, such as ``model=model.state_dict()``.
-
-    Example:
-        >>> import tempfile, torch
-        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
-        >>> save(path, {"run": {"seed": 0}, "step": 7}, model={"weight": torch.ones(2)})
-        >>> load(path, {"seed": 0})
-        ({'model': {'weight': tensor([1., 1.])}}, {'run': {'seed': 0}, 'step': 7})
     """
     sealed.write(path, "trainer", metadata,
                  {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()})
@@ -38,10 +29,6 @@ def load(path: Path, run: dict) -> tuple[dict[str, dict[str, Tensor]], dict] | N
     """Read what ``save`` wrote, tensors and metadata; None if there is no file.
 
     What a killed writer left half done is removed.
-
-    Example:
-        >>> load(Path("none.safetensors"), {"seed": 0}) is None
-        True
     """
     sweep(path)
     if not path.exists():

@@ -11,20 +11,13 @@ from torch import Tensor
 
 from vitlite.train.distributed import sum_over_all, world
 
-__all__ = ["LINES", "VAL_LINES", "empty"]
-
 # What the history keeps, a list each: at every log step, and at every validation.
 LINES = ("step", "loss", "train_accuracy", "learning_rate", "images_per_second")
 VAL_LINES = ("val_step", "val_loss", "val_accuracy")
 
 
 def empty() -> dict:
-    """A history in which nothing has happened yet.
-
-    Example:
-        >>> empty()["val_accuracy"], empty()["seconds"]
-        ([], 0.0)
-    """
+    """A history in which nothing has happened yet."""
     return {name: [] for name in LINES + VAL_LINES} | {"kept_step": 0, "seconds": 0.0}
 
 

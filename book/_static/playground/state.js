@@ -10,7 +10,7 @@ var playground = globalThis.playground ?? {};
   const inOrder = () => Array.from({ length: PATCHES }, (_, i) => i);
 
   const fresh = () => ({
-    scene: 3, // or null, where the picture is the reader's own
+    scene: 24, // or null, where the picture is the reader's own
     turn: 0, // quarters, clockwise
     shift: [0, 0], // pixels right and down; what leaves at one side enters at the other
     order: inOrder(), // for each place, which patch lies there

@@ -143,13 +143,12 @@ def test_arrays_and_lists_are_no_tensors():
         analysis.localisation(maps, np.ones((2, 8, 8)))
     with pytest.raises(TypeError, match=r"values is list; expected a tensor \[n\]"):
         analysis.bootstrap([0.0, 1.0])
-    for curve in (analysis.deletion_curve, analysis.insertion_curve):
-        with pytest.raises(TypeError, match=r"labels is list; expected a tensor \[B\]"):
-            curve(bright_patches, images, [0, 0], maps, [0.5])
-        with pytest.raises(TypeError, match="ranking is ndarray"):
-            curve(bright_patches, images, labels, maps.numpy(), [0.5])
-        with pytest.raises(TypeError, match="images is ndarray"):
-            curve(bright_patches, images.numpy(), labels, maps, [0.5])
+    with pytest.raises(TypeError, match=r"labels is list; expected a tensor \[B\]"):
+        analysis.deletion_curve(bright_patches, images, [0, 0], maps, [0.5])
+    with pytest.raises(TypeError, match="ranking is ndarray"):
+        analysis.deletion_curve(bright_patches, images, labels, maps.numpy(), [0.5])
+    with pytest.raises(TypeError, match="images is ndarray"):
+        analysis.deletion_curve(bright_patches, images.numpy(), labels, maps, [0.5])
 
 
 def test_the_centre_prior_is_a_gaussian_in_the_middle():
@@ -198,7 +197,7 @@ def test_what_has_no_interval_is_refused(values, message):
         analysis.bootstrap(values)
 
 
-# ---- deletion and insertion
+# ---- deletion
 
 
 def bright_patches(images):
@@ -222,10 +221,6 @@ def test_patches_go_in_the_order_of_the_map():
     assert analysis.deletion_curve(bright_patches, image, label, ranking, shares).tolist() == [1, 1, 1, 1, 0, 0, 0]
     last = analysis.deletion_curve(bright_patches, image, label, ranking, shares, least_first=True)
     assert last.tolist() == [1, 0, 0, 0, 0, 0, 0]
-    shown = analysis.insertion_curve(bright_patches, image, label, ranking, shares)
-    assert shown.tolist() == [0, 0, 0, 0, 0, 0, 1]
-    good = analysis.insertion_curve(bright_patches, image, label, -ranking, shares)
-    assert good.tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_each_image_has_its_own_ranking():
@@ -254,31 +249,12 @@ def test_blank_patches_are_zero():
         changed = (image != blanked).all(dim=0)
         assert changed[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].all()
         assert changed.sum() == 4
-    analysis.insertion_curve(watch, images, torch.zeros(2, dtype=int), ranking, [0])
-    assert torch.equal(seen[-1], seen[2])
 
 
 def test_among_equals_the_first_counts_as_larger():
     image = lit([0])
     curve = analysis.deletion_curve(bright_patches, image, torch.tensor([1]), torch.ones(1, 2, 3), [1 / 6])
     assert curve == 0
-    curve = analysis.insertion_curve(bright_patches, image, torch.tensor([1]), torch.ones(1, 2, 3), [1 / 6])
-    assert curve == 1
-
-
-def test_insertion_shows_what_deletion_would_remove():
-    """Also where the share is no whole number of patches: 0.35 of 6 are 2 patches, shown or blanked."""
-    images, ranking = torch.rand(3, 3, 4, 6, generator=torch.Generator().manual_seed(0)), torch.rand(3, 2, 3)
-    seen = []
-
-    def watch(batch):
-        seen.append(batch)
-        return bright_patches(batch)
-
-    for share in (0.25, 0.35, 0.42, 0.75):
-        for curve in (analysis.deletion_curve, analysis.insertion_curve):
-            curve(watch, images, torch.zeros(3, dtype=int), ranking, [share])
-        assert torch.equal(seen[-2] + seen[-1], images)
 
 
 def test_no_gradient_is_kept():
@@ -294,7 +270,6 @@ def test_no_gradient_is_kept():
     assert not any(logits.requires_grad for logits in watched)
 
 
-@pytest.mark.parametrize("curve", [analysis.deletion_curve, analysis.insertion_curve])
 @pytest.mark.parametrize(
     ("ranking", "labels", "shares", "message"),
     [
@@ -308,26 +283,17 @@ def test_no_gradient_is_kept():
         ((0, 2, 3), 0, [0.5], r"ranking has shape \[0, 2, 3\]"),
     ],
 )
-def test_what_cannot_be_removed_is_refused(curve, ranking, labels, shares, message):
-    images = torch.rand(2, 3, 4, 6)
+def test_what_cannot_be_removed_is_refused(ranking, labels, shares, message):
+    images, labels = torch.rand(2, 3, 4, 6), torch.zeros(labels, dtype=int)
     with pytest.raises(ValueError, match=message):
-        curve(bright_patches, images, torch.zeros(labels, dtype=int), torch.rand(ranking), shares)
+        analysis.deletion_curve(bright_patches, images, labels, torch.rand(ranking), shares)
 
 
 def test_a_rank_that_is_no_number_is_refused():
     images, labels, ranking = torch.rand(2, 3, 4, 6), torch.zeros(2, dtype=int), torch.rand(2, 2, 3)
     ranking[1, 0, 0] = torch.nan
-    for curve in (analysis.deletion_curve, analysis.insertion_curve):
-        with pytest.raises(ValueError, match="the ranking holds a NaN"):
-            curve(bright_patches, images, labels, ranking, [0.5])
-
-
-def test_a_curve_and_its_interval_go_together():
-    generator = torch.Generator().manual_seed(0)
-    hits = torch.rand(3, 500, generator=generator) < torch.tensor([[0.9], [0.5], [0.1]])
-    for row, rate in zip(hits, (0.9, 0.5, 0.1), strict=True):
-        _, low, high = analysis.bootstrap(row)
-        assert high - low == pytest.approx(2 * 1.96 * np.sqrt(rate * (1 - rate) / 500), rel=0.25)
+    with pytest.raises(ValueError, match="the ranking holds a NaN"):
+        analysis.deletion_curve(bright_patches, images, labels, ranking, [0.5])
 
 
 @pytest.mark.parametrize("size", [(4, 4), (4, 16), (3, 5), (1, 1)])

@@ -484,8 +484,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
 
 
 def _point_at(monkeypatch: pytest.MonkeyPatch, name: str, url: str, content: bytes) -> None:
-    sums = {"md5": hashlib.md5(content).hexdigest(), "sha256": hashlib.sha256(content).hexdigest()}
-    made = replace(datasets.CIFAR[name], url=url, **sums)
+    made = replace(datasets.CIFAR[name], url=url, sha256=hashlib.sha256(content).hexdigest())
     monkeypatch.setitem(datasets.CIFAR, name, made)
 
 
@@ -548,20 +547,19 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     (server[0] / "made.tar.gz").write_bytes(content := _archive("cifar10"))
     _point_at(monkeypatch, "cifar10", f"{server[1]}/made.tar.gz", content)
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match=r"no space left for .*cifar10\.npz: free 200 MB") as caught:
+    with pytest.raises(OSError, match=r"could not write .*cifar10\.npz \(No space left") as caught:
         load("cifar10", tmp_path / "root")
     assert caught.value.errno == errno.ENOSPC
     assert list((tmp_path / "root").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["md5", "sha256"])
-def test_both_check_sums_must_be_right(
-    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, name: str
+def test_the_checksum_must_be_right(
+    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (server[0] / "made.tar.gz").write_bytes(content := _archive("cifar10"))
     _point_at(monkeypatch, "cifar10", f"{server[1]}/made.tar.gz", content)
-    monkeypatch.setitem(datasets.CIFAR, "cifar10", replace(datasets.CIFAR["cifar10"], **{name: "0" * 32}))
-    with pytest.raises(RuntimeError, match=f"its {name} is not 000.*Nothing was kept; try again"):
+    monkeypatch.setitem(datasets.CIFAR, "cifar10", replace(datasets.CIFAR["cifar10"], sha256="0" * 64))
+    with pytest.raises(RuntimeError, match="its sha256 is not 000.*Nothing was kept; try again"):
         load("cifar10", tmp_path / "root")
     assert list((tmp_path / "root").iterdir()) == []
 

@@ -1,5 +1,7 @@
 """Which images a step sees, and what is done to them."""
 
+import itertools
+
 import pytest
 import torch
 from tiny import RECIPE, splits
@@ -31,6 +33,13 @@ def test_no_two_streams_of_random_numbers_are_the_same():
     seeds = [stream(seed, what, number, piece) for seed in range(3) for what in ("epoch", "step")
              for number in (0, 1, 99_999) for piece in (0, 1, 7)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_large_seeds_are_taken_and_differ_and_small_ones_keep_their_streams():
+    train, seeds = splits().train, (0, -1, 2**53, 2**62, -(2**62))
+    images = [Batches(train, RECIPE, seed)[7][0] for seed in seeds]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(images, 2))
+    assert stream(5, "step", 3, piece=2) == 11 * 10**9 + 3 + 2 * 10**15, "as when the records were made"
 
 
 def test_a_plain_recipe_normalises_and_does_nothing_else():

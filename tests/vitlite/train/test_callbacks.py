@@ -7,6 +7,7 @@ def test_moments_come_in_their_order():
     heard = []
     trained(callbacks=[lambda trainer, moment: heard.append((trainer.step, moment))])
     assert heard[:2] == [(1, "log"), (1, "step")]
+    assert sum(moment == "step" for _, moment in heard) == 30
     assert heard[-4:] == [(30, "log"), (30, "validate"), (30, "step"), (30, "end")]
 
 

@@ -6,12 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
 import safetensors
-import safetensors.torch
 import torch
 from tiny import EVERYTHING, RECIPE, dropping, model, same, splits, trained
 
@@ -139,58 +137,6 @@ def test_averaged_and_best_weights_are_resumed_too(tmp_path):
     assert history["kept_step"] == told["kept_step"]
     again, _ = trained(EVERYTHING, **options)
     assert same(again, whole), "a finished run gives its weights once more"
-
-
-# Each life of the run is a fork of one process that has loaded everything, so that twenty of them take little time.
-TWENTY_LIVES = """
-    import json, os, random, signal, sys, time
-    import safetensors.torch
-    from tiny import EVERYTHING, dropping, splits
-    from vitlite.train import Trainer
-
-    def live(out, **options):
-        pid = os.fork()
-        if pid == 0:
-            net = dropping()
-            Trainer(net, EVERYTHING.replace(steps=200, micro_batch=8), device="cpu", **options).fit(splits())
-            safetensors.torch.save_file(net.state_dict(), out)
-            os._exit(0)
-        return pid
-
-    assert os.waitpid(live("whole.safetensors"), 0)[1] == 0
-    reached, chance = [], random.Random(0)
-    resumed = {"checkpoint": "run.safetensors", "checkpoint_every": 1}
-    for _ in range(20):
-        (seen, tell), (allowed, allow) = os.pipe(), os.pipe()
-        breath = lambda *_: (os.write(tell, b"."), os.read(allowed, 1))
-        pid, moments = live("early.safetensors", callbacks=[breath], **resumed), chance.randrange(16)
-        os.write(allow, b"." * (moments + 3))  # however busy the machine is, it cannot run away
-        for _ in range(moments):
-            os.read(seen, 1)  # it lives for some steps,
-        time.sleep(chance.uniform(0, 0.01))  # and dies anywhere in the next
-        os.kill(pid, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), "it ended before it was killed"
-        if os.path.exists("run.safetensors"):
-            with safetensors.safe_open("run.safetensors", "pt") as file:  # whole, or this fails
-                reached.append(json.loads(file.metadata()["trainer"])["step"])
-    assert os.waitpid(live("end.safetensors", **resumed), 0)[1] == 0
-    print(json.dumps(reached))
-"""
-
-
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(tmp_path):
-    program = f"import sys; sys.path[:0] = {sys.path!r}\n" + textwrap.dedent(TWENTY_LIVES)
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=one_thread, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    reached = json.loads(done.stdout)
-    assert reached == sorted(reached)
-    assert len(set(reached)) > 5, "it was killed in many places"
-    assert max(reached) < 200
-    whole, end = (safetensors.torch.load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "end"))
-    assert whole.keys() == end.keys()
-    assert all(torch.equal(whole[name], end[name]) for name in whole)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["end.safetensors", "run.safetensors", "whole.safetensors"]
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

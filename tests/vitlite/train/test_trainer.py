@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from tiny import RECIPE, dropping, model, same, splits, trained
 from torch import nn
 
-from vitlite import masked
 from vitlite.train import Recipe, Trainer, evaluate, objectives, recipes
 from vitlite.train import trainer as trainer_module
 
@@ -87,14 +86,6 @@ def test_each_epoch_shows_every_image_once():
     assert first.unique().numel() == 64
     torch.testing.assert_close(first.sort().values, second.sort().values)
     assert not torch.equal(first, second)
-
-
-def test_callbacks_hear_the_named_moments():
-    heard = []
-    trained(callbacks=[lambda t, moment: heard.append((t.step, moment))])
-    assert heard.count((10, "validate")) == 1
-    assert sum(moment == "step" for _, moment in heard) == 30
-    assert heard[-1] == (30, "end")
 
 
 def test_it_is_quiet_outside_a_terminal(capsys):
@@ -260,14 +251,3 @@ def test_float16_is_scaled(monkeypatch):
     trainer = Trainer(model(), RECIPE, device="cpu")
     assert trainer.fit(splits())["val_accuracy"][-1] > 0.9
     assert trainer.scaler.get_scale() > 1
-
-
-def test_masked_patches_are_learned_in_the_same_loop():
-    vit, train = model(), splits().train
-    net = masked.MaskedPatches(vit, train.mean, train.std)
-    recipe = RECIPE.replace(steps=60, average=0.9, micro_batch=8)
-    history = Trainer(net, recipe, device="cpu", objective=masked.masked_patches,
-                      val_objective=masked.masked_patches).fit(splits())
-    assert history["loss"][0] == pytest.approx(math.log(512), rel=0.1)
-    assert history["val_loss"][-1] < history["val_loss"][0] < history["loss"][0]
-    assert history["val_accuracy"][-1] > history["train_accuracy"][0]
