@@ -197,6 +197,6 @@ def show(record: dict) -> Figure:
     ax.set_yticks(range(len(summary)), summary)
     ax.set_xlabel("validation accuracy (%)")
     ax.invert_yaxis()
-    ax.margins(x=0.13)
+    ax.margins(x=0.17)
     ax.legend(loc="lower left")
     return figure
