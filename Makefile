@@ -95,7 +95,7 @@ audit: ## look every pinned package up in the public lists of known vulnerabilit
 		{ echo "make audit needs a network: its tool, pip-audit, could not be fetched" >&2; exit 1; }
 	@sh book/tools/audit.sh .venv-audit/bin/pip-audit
 
-benchmark: $(INSTALLED) ## time the library beside four others; about 11 minutes on two idle cores, writes data/records
+benchmark: $(INSTALLED) ## time the library beside four others; about 13 minutes on two idle cores, writes data/records
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	@for name in analysis attention browser input training; do "$(BIN)/python" -m benchmarks.$$name || exit 1; done
 

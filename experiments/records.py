@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from vitlite import checks
 from vitlite.files import decoding, written_whole
@@ -178,18 +179,19 @@ def _cell(text: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
-def views(**known: Callable[[dict], object]) -> Callable[[dict, str], object]:
+def views(**known: Callable[[dict], Figure | str]) -> Callable[[dict, str], Figure | str]:
     """The ``show(record, what)`` of an experiment: by its name, what makes a view of a record, a figure or Markdown.
 
     Example:
-        >>> views(seeds=lambda record: len(record["runs"]))({"runs": [{"seed": 0}]}, "seeds")
-        1
+        >>> views(seeds=lambda record: f"{len(record['runs'])} seeds")({"runs": [{}, {}]}, "seeds")
+        '2 seeds'
     """
 
-    def show(record: dict, what: str) -> object:
+    def show(record: dict, what: str) -> Figure | str:
         checks.choice(known, what=what)
         return known[what](record)
 
+    show.__doc__ = f"A view of the record, as a chapter shows it; ``what`` is {' or '.join(map(repr, known))}."
     return show
 
 

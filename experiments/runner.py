@@ -8,8 +8,8 @@ An experiment is a module with a card as its docstring (``Question:``, ``Expecta
 - ``points(config)``: the runs to make, the most telling first: dicts with a ``"seed"`` and a place on the grid;
 - ``run(point, config, work)``: make one run; ``work`` is a folder for its checkpoints. It returns what it measured;
 - ``summarise(runs)``: the answer, in a few figures, out of what the runs measured and where on the grid they stand;
-- ``show(record, what)``, where a chapter shows the record: a table (Markdown), lines of text, or a figure; see
-  ``records.views``.
+- ``show(record, what)`` (see ``records.views``), or ``show(record)`` where there is one view: a table (Markdown), lines
+  of text, or a figure. Every experiment that has a record has it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The house has floors: no file imports from a floor above its own, and none in a circle, whether it runs or not."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -124,4 +125,5 @@ def test_the_check_sees_imports():
 
 def test_the_library_does_not_know_the_book():
     for path in (ROOT / "vitlite").rglob("*.py"):
-        assert not imports(path.read_text(encoding="utf-8"), "experiments", EXPERIMENTS), path.name
+        code = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(?:import|from)\s+experiments\b", code, re.MULTILINE), path.name

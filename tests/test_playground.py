@@ -296,6 +296,11 @@ def test_edits_make_the_pixels_that_their_names_say(tab: Page) -> None:
     assert torch.equal(pixels(tab), wanted)
 
 
+def test_a_link_without_a_scene_shows_the_first_picture(tab: Page) -> None:
+    go(tab, "#v=1&turn=0")
+    assert torch.equal(pixels(tab), playground.test_scenes()[0][playground.STILL])
+
+
 def test_a_link_leads_back_to_its_state(tab: Page) -> None:
     link = ("#v=1&scene=5&turn=3&shift=-3,2&order=POnl_uNMj1xr-37XHs4cWRGaQvJwVepb9YAFdtiIUZCgkq65BTDzKL2E0yfo8hSm"
             "&cover=00106060f0ec7c10&layer=2&token=17&light=rollout&positions=off&off=3,2.1,2.4&beside=bias_resnet")

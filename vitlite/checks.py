@@ -80,7 +80,7 @@ def strides(size: tuple[int, int], stride: tuple[int, int]) -> None:
 
 def hidden(mask_ratio: float, patches: int) -> int:
     """How many of so many patches a ratio hides: at least one, and not all."""
-    count = round(mask_ratio * patches)
+    count = round(min(max(0.0, mask_ratio), 1.0) * patches)  # NaN becomes 0, which is refused
     if not 0 < count < patches:
         raise ValueError(f"mask_ratio is {mask_ratio}: of {patches} patches the encoder would see {patches - count}; "
                          "expected a ratio between 0 and 1 that leaves at least one seen and one hidden; change the "

@@ -65,7 +65,9 @@ def _part_of(target: Path, path: str | Path) -> Iterator[Path]:
         found = re.search(r"os error (\d+)", str(error))  # a writer that is no Python has its own form
         code = getattr(error, "errno", None) or (int(found[1]) if found else errno.EIO)
         reason = getattr(error, "strerror", None) or error
-        raise OSError(code, f"could not write {path} ({reason}); what stood there before is untouched") from error
+        advice = "; free some space, or name another folder" if code == errno.ENOSPC else ""
+        message = f"could not write {path} ({reason}); what stood there before is untouched{advice}"
+        raise OSError(code, message) from error
     finally:
         with contextlib.suppress(OSError):  # what went wrong before is what to hear of
             beside.unlink(missing_ok=True)

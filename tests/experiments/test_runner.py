@@ -78,13 +78,12 @@ def test_every_configuration_is_plain_data_and_has_points_each_once():
 
 
 def test_every_card_that_counts_its_runs_counts_right():
-    counted = 0
-    for name in runner.names():
+    uncounted = {"attention_distance", "bias", "chapters", "cost", "rollout_localisation", "train_cifar10"}
+    for name in set(runner.names()) - uncounted:
         experiment = runner.find(name)
-        for scale, count in re.findall(r"(cpu|full): (\d+) (?:longer )?runs", runner.card(experiment)["cost"]):
-            assert len(experiment.points(experiment.SCALES[scale])) == int(count), (name, scale)
-            counted += 1
-    assert counted > 30
+        for scale in {"cpu", "full"} & experiment.SCALES.keys():
+            count = len(experiment.points(experiment.SCALES[scale]))
+            assert re.search(rf"\b{scale}: {count} (?:longer )?runs", runner.card(experiment)["cost"]), (name, scale)
 
 
 def test_it_resumes_and_writes_one_record(made, places):

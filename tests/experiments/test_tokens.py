@@ -37,6 +37,10 @@ def test_a_run_counts_its_tokens_and_is_reproduced_bit_for_bit(tmp_path):
     assert len({run["images_seen"] for run in found.values()}) == 1, "equal steps"
 
 
+def test_the_base_is_among_the_rates():
+    assert all(config["base"]["learning_rate"] in config["learning_rates"] for config in tokens.SCALES.values())
+
+
 def made(pool, rate, seed, accuracy, size=4, val=None):
     return {"pool": pool, "learning_rate": rate, "patch_size": size, "seed": seed, "test_accuracy": accuracy,
             "val_accuracy": accuracy if val is None else val, "tokens": (24 // size) ** 2, "flops": 100 // size,

@@ -57,9 +57,10 @@ def augmented(
 
 
 def stream(seed: int, what: str, number: int, piece: int = 0) -> int:
-    """The seed of one stream of random numbers: a different one for each epoch, each step and each piece of a step.
+    """The seed of one stream of random numbers: another for each epoch, each step and each piece of a step.
 
-    Torch takes 64 bits, hence the remainder: by an odd number, since by 2**63 the streams of seed 2**53 would be those
-    of seed 0.
+    Torch refuses more than 64 bits, hence the remainder. Its generator on the CPU keeps the last 32, so seeds that
+    differ by a multiple of 2**22 see the same batches.
     """
-    return ((seed * 2 + {"epoch": 0, "step": 1}[what]) * 10**9 + number + piece * 10**15) % (2**63 - 1)
+    whole = (seed * 2 + {"epoch": 0, "step": 1}[what]) * 10**9 + number + piece * 10**15
+    return whole if -(2**63) <= whole < 2**64 else whole % (2**63 - 1)

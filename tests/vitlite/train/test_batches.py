@@ -40,6 +40,7 @@ def test_large_seeds_are_taken_and_differ_and_small_ones_keep_their_streams():
     images = [Batches(train, RECIPE, seed)[7][0] for seed in seeds]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(images, 2))
     assert stream(5, "step", 3, piece=2) == 11 * 10**9 + 3 + 2 * 10**15, "as when the records were made"
+    assert stream(-1, "step", 7) == -(10**9) + 7
 
 
 def test_a_plain_recipe_normalises_and_does_nothing_else():
