@@ -10,10 +10,11 @@ from torch import nn
 from vitlite import ViT, ViTConfig, checks, cost, resnet
 from vitlite.hybrid import ResNetStem
 
-__all__ = ["FAMILIES", "NAMES", "RATES", "SMALL", "build", "hybrid", "mlp", "unplaced", "vit"]
+__all__ = ["FAMILIES", "NAMES", "OPTIMIZERS", "RATES", "SMALL", "build", "hybrid", "mlp", "unplaced", "vit"]
 
 # As tables and figures name them, in their order.
 NAMES = {"resnet": "ResNet", "hybrid": "hybrid", "vit": "ViT", "mlp": "fully connected"}
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 # Where the search of a family's learning rate begins, with Muon, on photographs.
 RATES = {"vit": [4.5e-3, 0.013], "resnet": [0.039, 0.12], "hybrid": [0.013, 0.039]}

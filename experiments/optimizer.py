@@ -87,8 +87,7 @@ def summarise(runs: list[dict]) -> dict:
 
 def show(record: dict) -> Figure:
     """A figure of validation accuracy against steps, with a curve for each network and optimiser."""
-    names = {"adamw": "AdamW", "muon": "Muon"}
-    curves = {f"{families.NAMES[network]}, {names[optimizer]}":
+    curves = {f"{families.NAMES[network]}, {families.OPTIMIZERS[optimizer]}":
               curve({int(steps): reached["val_accuracy"] for steps, reached in by_steps.items()})
               for network, by_optimizer in record["summary"].items() for optimizer, by_steps in by_optimizer.items()}
     return plots.lines(curves, "steps", "validation accuracy (%)", logx=True, legend_columns=2)

@@ -221,7 +221,6 @@ def summarise(runs: list[dict]) -> dict:
 # ---- what chapter 7 shows
 
 NAMES = {"vit": "ViT", "vit without positions": "ViT without positions", "hybrid": "hybrid", "resnet": "ResNet"}
-OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
 def _plain(record: dict) -> dict[str, dict[int, dict]]:
@@ -244,7 +243,7 @@ def _by_rate(record: dict) -> Figure:
     for (network, optimizer), same in runs.items():
         if network in NETWORKS[:2]:
             tries = sorted((float(rate), 100 * share) for rate, share in same[0]["search"].items())
-            curves[f"{NAMES[network]}, {OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
+            curves[f"{NAMES[network]}, {families.OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
     return plots.lines(curves, "learning rate", "validation accuracy (%)",
                        "One learning rate for both would choose the winner", logx=True, legend_columns=2)
 
