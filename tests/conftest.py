@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "book/tools"))
 from chromium import chromium
@@ -28,3 +28,9 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def until_still() -> Callable[[Page], None]:
+    """Waits until nothing on a page fades or moves."""
+    return lambda tab: tab.wait_for_function("document.getAnimations().every(x => x.playState === 'finished')")

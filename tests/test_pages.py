@@ -5,7 +5,7 @@ import http.server
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -234,12 +234,12 @@ def test_the_tab_key_stays_on_a_phones_page_and_one_sees_where_it_is(tab: Page) 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_nothing_keeps_people_from_a_page(tab: Page, page: str) -> None:
+def test_nothing_keeps_people_from_a_page(tab: Page, page: str, until_still: Callable[[Page], None]) -> None:
     open_page(tab, f"{SITE.as_uri()}/{page}")
     tab.evaluate(vendor.axe().read_text(encoding="utf-8"))
     assert tab.evaluate(AXE, {}) == []
     tab.evaluate("document.documentElement.dataset.theme = 'dark'")
-    tab.wait_for_timeout(300)  # colours fade
+    until_still(tab)
     assert tab.evaluate(AXE, {"runOnly": ["color-contrast"]}) == []
 
 
