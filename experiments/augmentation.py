@@ -23,7 +23,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments import records
-from experiments.families import SMALL, build
+from experiments.families import NAMES, SMALL, build
 from experiments.measure import best, loaded, trained, tried, tuned
 from experiments.statistics import grouped, interval, paired
 from vitlite import plots
@@ -148,8 +148,6 @@ def _reached(runs: list[dict], without: list[dict]) -> dict:
 
 # ---- what chapter 7 shows
 
-NAMES = {"resnet": "ResNet", "vit": "ViT"}
-
 
 def _entries(record: dict) -> list[tuple[str, int, int, dict]]:
     """Family, number of images, steps, and the summary by level."""
@@ -178,7 +176,7 @@ def _gains(record: dict) -> Figure:
         [100 * (by[level]["over_none"] or nothing)[end] for level in levels] for end in ("mean", "low", "high")))
         for family, size, steps, by in _entries(record)}
     figure = plots.lines(gains, "augmentation", "gain over none (points)",
-                         "Flips and crops help images that come again", legend_columns=2)
+                         "Flips and crops help if images come again", legend_columns=2)
     figure.axes[0].set_xticks(range(len(levels)), levels)
     return figure
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments import records
-from experiments.families import RATES, SMALL, build
+from experiments.families import NAMES, RATES, SMALL, build
 from experiments.measure import best, bracketed, trained, tried, tuned, unmasked, usual_recipe
 from experiments.statistics import curve, grouped, interval, paired
 from vitlite import cost, data, plots
@@ -200,8 +200,6 @@ def _belongs(run: dict, name: str, length: str, runs: list[dict]) -> bool:
 
 # ---- what chapter 7 shows
 
-NAMES = {"resnet": "ResNet", "vit": "ViT", "hybrid": "hybrid"}
-
 
 def _accuracy(record: dict) -> Figure:
     places = record["summary"]["cifar10"]["steps"]
@@ -219,10 +217,10 @@ def _training(record: dict) -> Figure:
     def means(key: str, family: str) -> list[float]:
         return [100 * statistics.mean(run[key] for run in runs[family, size]) for size in sizes]
 
-    both = {f"{NAMES[family]}, {split} images": (sizes, means(key, family)) for family in ("resnet", "vit")
+    both = {f"{NAMES[family]}, {split} images": (sizes, means(key, family)) for family in ("vit", "resnet")
             for split, key in (("training", "train_accuracy"), ("test", "test_accuracy"))}
     return plots.lines(both, "training images", "accuracy (%)",
-                       "More images close the gap, for both networks", logx=True)
+                       "By heart up to 10,000 images, not with 45,000", logx=True)
 
 
 show = records.views(accuracy=_accuracy, training_and_test=_training)  # chapter 7

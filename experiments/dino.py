@@ -31,8 +31,8 @@ from vitlite.dino import SelfDistillation, answers
 from vitlite.masked import masked_patches
 from vitlite.train import Recipe, Trainer, outputs
 
-__all__ = ["DATASET", "SCALES", "WAYS", "heads_on_masks", "jaccard", "nearest", "points", "run", "show", "summarise",
-           "untold"]
+__all__ = ["DATASET", "SCALES", "WAYS", "flops_of_one", "heads_on_masks", "jaccard", "nearest", "points", "run",
+           "show", "summarise", "untold"]
 
 DATASET = "scenes at 32 px: 20,000 training images without labels (cpu), 5,000 test images with masks"
 CHECKPOINTS = records.ROOT / "data" / "checkpoints"
@@ -91,7 +91,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
     known = outputs(vit, sets.train, vit.features)
     accuracy = {name: nearest(known, sets.train.labels, outputs(vit, split, vit.features), split.labels,
                               config["neighbours"]) for name, split in (("val", sets.validation), ("test", sets.test))}
-    flops = seen * cost.train_flops(vit.requires_grad_(), 32)
+    flops = seen * flops_of_one(way, vit.requires_grad_(), config["dino"])
     return {"parameters": cost.parameters(vit), "train_images": len(sets.train), "steps": steps, "images_seen": seen,
             "seconds": seconds, "train_flops": flops, "val_accuracy": accuracy["val"],
             "test_accuracy": accuracy["test"], "attention": heads_on_masks(vit, sets.test), "curve": curve}
@@ -121,6 +121,19 @@ def show(record: dict, what: str) -> str:
                                                       ("precision", "precision", "jaccard", "jaccard"))])
     return records.table(["trained by", "steps", "nearest neighbours", "precision, best head", "mean map",
                           "Jaccard, best head", "mean map"], rows)
+
+
+def flops_of_one(way: str, vit: ViT, crops: dict) -> int:
+    """FLOPs of training on one image in one of ``WAYS``, with the ViT's own head and without the projection heads.
+
+    The student goes forward and back through two large and all small crops, the teacher forward through the large ones.
+    """
+    size = vit.config.image_size
+    once = cost.train_flops(vit, size)
+    if way in ("supervised", "untrained"):
+        return once
+    small = vit.at_resolution(crops["small"])
+    return 2 * (once + cost.flops(vit, size)) + crops["small_crops"] * cost.train_flops(small, crops["small"])
 
 
 def _learn(model: SelfDistillation, sets: data.Splits, recipe: Recipe, seed: int, device: str) -> tuple[ViT, dict]:

@@ -329,7 +329,7 @@ def _students(record: dict) -> Figure:
     gains = {_short(name): student["above"]["plain"]
              for name, student in record["summary"]["students"].items() if name != "plain"}
     values = {name: 100 * gain["mean"] for name, gain in gains.items()}
-    return plots.bars(values, "points above plain", "Taught students gain 1.0–1.6 points, two heads 0.5",
+    return plots.bars(values, "points above plain", "Taught students gain 1.0–1.6 points, two labels 0.5",
                       _reach(record["runs"]))
 
 

@@ -12,8 +12,8 @@ from vitlite.hybrid import ResNetStem
 
 __all__ = ["FAMILIES", "NAMES", "OPTIMIZERS", "RATES", "SMALL", "build", "hybrid", "mlp", "unplaced", "vit"]
 
-# As tables and figures name them, in their order.
-NAMES = {"resnet": "ResNet", "hybrid": "hybrid", "vit": "ViT", "mlp": "fully connected"}
+# As tables and figures name them, in their order: so a family that has one curve keeps its colour.
+NAMES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "hybrid", "mlp": "fully connected"}
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 # Where the search of a family's learning rate begins, with Muon, on photographs.

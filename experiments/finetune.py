@@ -118,7 +118,7 @@ def _rates(record: dict) -> Figure:
               for way, search in tried.items()}
     if "map" in first:
         curves[WAYS["map"]] = every, [100 * first["map"]["val_accuracy"]] * len(every)
-    return plots.lines(curves, "learning rate", "validation accuracy (%)",
+    return plots.lines(curves, "learning rate of the body", "validation accuracy (%)",
                        "A head of zeros stays far below the linear map", logx=True, legend_columns=2)
 
 

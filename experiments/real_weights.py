@@ -1,7 +1,7 @@
 """What a published ViT knows about CIFAR-10, layer by layer, and how to make it classify without losing that.
 
-Question:    How well does a published ViT-S/14, which was fine-tuned for another task, classify CIFAR-10 with 1 to 250
-             images per class: read by a linear map, fine-tuned with one rate, or fine-tuned from the linear map?
+Question:    How well does a published ViT-S/14 classify CIFAR-10 with 1 to 250 images per class: read by a linear map,
+             fine-tuned with one rate, or fine-tuned from the linear map?
 Expectation: The linear map has about 70 % with 500 images, and its accuracy rises from layer to layer. One rate of 1e-4
              for a new head and the body loses most of that: it ends below 40 %. Fine-tuning that starts from the
              linear map with small rates ends a few points above it, more with 2,500 images. The same network from

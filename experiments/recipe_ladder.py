@@ -182,7 +182,7 @@ def show(record: dict) -> Figure:
     """The rungs as chapter 5 draws them, the lowest above all: what each change gave over the last that was kept."""
     summary = record["summary"]
     figure, (ax,) = parts.new_figure(parts.WIDTH, 0.3 * len(summary) + 1.1,
-                                     "AdamW gains nothing at first, and pays later")
+                                     "AdamW gains nothing at first, but six points later")
     reached = [100 * rung["val_accuracy"]["mean"] for rung in summary.values()]
     for label, kept, look in (("kept", True, "full"), ("not kept", False, "none")):
         rows = [row for row, rung in enumerate(summary.values()) if rung["kept"] == kept]
@@ -191,12 +191,12 @@ def show(record: dict) -> Figure:
         if kept:
             ax.plot(percent, rows, drawstyle="steps-pre", color=parts.COLOURS[0], linewidth=1, marker="", zorder=1)
     for row, (percent, rung) in enumerate(zip(reached, summary.values(), strict=True)):
-        text = f"{percent:.1f} %" if rung["gain"] is None else f"{100 * rung['gain']:+.1f}"
+        text = f"{percent:.1f} %" if rung["gain"] is None else f"{100 * rung['gain']:+z.1f}"
         ax.annotate(text.replace("-", "−"), (percent, row), (9, 0), textcoords="offset points", va="center",
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     ax.set_yticks(range(len(summary)), summary)
     ax.set_xlabel("validation accuracy (%)")
     ax.invert_yaxis()
-    ax.margins(x=0.17)
+    ax.margins(x=0.2)
     ax.legend(loc="lower left")
     return figure

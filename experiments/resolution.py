@@ -142,7 +142,7 @@ def show(record: dict, what: str) -> Figure:
     """
     small, large = record["config"]["image_size"], record["config"]["larger"]
     views = {
-        "tables": ("A table made from the old one works, a new one does not", [
+        "tables": ("A table from the old one works, a new one does not", [
             (f"{small} px", "square", "same", "at_once"), *(
                 (name, "larger", table, "at_once") for name, table in (
                     ("deit", "deit"), ("jax", "jax"), ("copied", "nearest"), ("from the file", "file"),

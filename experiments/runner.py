@@ -114,7 +114,6 @@ def run(
     if scale not in experiment.SCALES:
         raise ValueError(f"scale is {scale!r}; {name} runs at {', '.join(experiment.SCALES)}")
     config, entries = experiment.SCALES[scale], card(experiment)
-    command = f"python -m experiments {name} --scale {scale}"
     fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     place = work / f"{name}-{scale}-{fingerprint}"  # another configuration does not resume this one
     if seeds is not None:
@@ -122,7 +121,6 @@ def run(
             raise ValueError(f"seeds are {list(seeds)}, but {name} has none to choose; leave them out")
         seeds = list(dict.fromkeys(seeds))  # a seed that is named twice is one run
         config = config | {"seeds": seeds}
-        command += f" --seeds {' '.join(map(str, seeds))}"
     for path in (folder / f"{name}.json", place / FINISHED):
         try_writing(path)  # before hours of work count on it
     with held(place):  # two at once would lose each other's runs
@@ -135,6 +133,9 @@ def run(
         runs = _finish(experiment, config, seeds, place, there.get("runs", []), jobs, 60 * minutes)
         if not runs:
             raise ValueError(f"minutes is {minutes}: no run of {name} was made; give it more time")
+        command = f"python -m experiments {name} --scale {scale}"
+        if config.get("seeds") != experiment.SCALES[scale].get("seeds"):
+            command += f" --seeds {' '.join(map(str, config['seeds']))}"
         record = {"name": name, "question": entries["question"], "expectation": entries["expectation"],
                   "command": command, "scale": scale, "config": config, "dataset": experiment.DATASET,
                   "runs": runs, "summary": experiment.summarise(runs), "notes": _notes(place),

@@ -220,7 +220,7 @@ def summarise(runs: list[dict]) -> dict:
 
 # ---- what chapter 7 shows
 
-NAMES = {"vit": "ViT", "vit without positions": "ViT without positions", "hybrid": "hybrid", "resnet": "ResNet"}
+NAMES = families.NAMES | {"vit without positions": "ViT without positions"}
 
 
 def _plain(record: dict) -> dict[str, dict[int, dict]]:
@@ -233,7 +233,7 @@ def _plain(record: dict) -> dict[str, dict[int, dict]]:
 def _accuracy(record: dict) -> Figure:
     curves = {NAMES[network]: curve(rows) for network, rows in _plain(record).items()}
     return plots.lines(curves, "training images", "test accuracy (%)",
-                       "Same or different? The ViT needs a tenth of the images", logx=True)
+                       "Same or different: the ViT needs a tenth as many images", logx=True)
 
 
 def _by_rate(record: dict) -> Figure:
@@ -245,7 +245,7 @@ def _by_rate(record: dict) -> Figure:
             tries = sorted((float(rate), 100 * share) for rate, share in same[0]["search"].items())
             curves[f"{NAMES[network]}, {families.OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
     return plots.lines(curves, "learning rate", "validation accuracy (%)",
-                       "One learning rate for both would choose the winner", logx=True, legend_columns=2)
+                       "Each network needs a learning rate of its own", logx=True, legend_columns=2)
 
 
 def _sizes(record: dict) -> str:

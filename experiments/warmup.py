@@ -97,7 +97,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def _accuracy(record: dict) -> Figure:
-    curves = {f"{NORMS[norm]}, {f'{warmup} steps of warmup' if int(warmup) else 'no warmup'}":
+    curves = {f"{NORMS[norm]}, {'warmup' if int(warmup) else 'no warmup'}":
               curve({float(rate): share for rate, share in by_rate.items()})
               for norm, by_warmup in record["summary"].items() for warmup, by_rate in by_warmup.items()}
     return plots.lines(curves, "learning rate", "test accuracy (%)",

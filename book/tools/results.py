@@ -90,7 +90,7 @@ def section(record: dict) -> str:
     return (f"(result-{name})=\n## {name}\n\n**{record['question']}**\n\n"
             f"*Expected before the run:* {record['expectation']}\n\n"
             f"*Made* on {record['date']}, scale `{record['scale']}`, {len(record['runs'])} runs, on {where}, by "
-            f"`{record['command'].replace('vitlite experiment ', 'experiments ')}`.\n\n{shown}\n")
+            f"`{record['command']}`.\n\n{shown}\n")
 
 
 def page(text: str) -> str:

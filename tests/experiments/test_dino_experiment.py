@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from usual import USUAL, quick_record
 
 from experiments import dino
@@ -24,6 +26,17 @@ def test_a_record_has_every_way(record):
         assert (run["curve"] is None) == (run["way"] in ("supervised", "untrained"))
     assert record["runs"][0]["curve"]["step"] == [0, 1, 2, 3, 4]
     assert dino.show(record, "table").count("\n") == 7, "two lines of head, five ways, the middle"
+
+
+def test_the_flops_of_self_distillation_are_those_of_all_its_crops():
+    vit = ViT(ViTConfig(16, 4, 3, 10, embed_dim=16, depth=3, num_heads=2, mlp_dim=32))
+    crops = {"small": 8, "small_crops": 3}
+    told = dino.flops_of_one("dino", vit, crops)
+    model = SelfDistillation(vit, outputs=1, **crops)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(torch.randn(2, 3, 16, 16))[0].backward()
+    head = 6 * (16 * 32 + 32 * 64 + 64)  # of one crop, forward and back
+    assert counter.get_total_flops() / 2 == pytest.approx(told + (2 + 3 + 2 / 3) * head, rel=0.01)
 
 
 def test_neighbours_vote_by_cosine():

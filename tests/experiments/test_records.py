@@ -19,11 +19,8 @@ RECORD = dict.fromkeys(records.KEYS, "") | {
 def test_the_records_of_the_book_are_complete(name):
     record = records.read(name)
     assert record["name"] == name
-    if name.startswith("benchmark_"):
-        benchmark = name.split("_")[1]  # the first words are those of older records
-        assert record["command"].startswith((f"python benchmarks/{benchmark}.py", f"python -m benchmarks.{benchmark}"))
-    else:
-        assert record["command"].split(" --")[0].endswith((f"experiments {name}", f"experiment {name}"))
+    program = f"benchmarks.{name.split('_')[1]}" if name.startswith("benchmark_") else f"experiments {name}"
+    assert record["command"].startswith(f"python -m {program} --scale {record['scale']}")
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -189,8 +189,11 @@ def test_a_record_grows_by_the_seeds_it_lacks(places, pretend):
     runner.run("try", "quick", seeds=[0], **places)
     for _ in range(2):  # on another machine, whose work folder is empty; then on that one again
         runner.run("try", "quick", seeds=[2], folder=places["folder"], work=places["work"] / "other")
+    record = records.read("try", places["folder"])
+    assert record["command"] == "python -m experiments try --scale quick --seeds 0 2", "what makes all of it"
     path = runner.run("try", "quick", folder=places["folder"], work=places["work"] / "third")
     record = json.loads(path.read_text())
+    assert record["command"].endswith("--seeds 0 1 2")
     assert made == [0, 2, 1]
     assert [run["seed"] for run in record["runs"]] == record["config"]["seeds"] == [0, 1, 2]
     assert {"date", "processor", "precision", "commit"} == set(record["runs"][0]["made"])

@@ -67,7 +67,7 @@ def test_curves_take_the_seeds_apart_and_the_shuffles_of_each_image():
     families = ("vit", "mlp", "hybrid", "resnet")
     runs = [{"family": family} | run(seed, seed / 4) for seed in (1, 2) for family in families]
     by_name = bias.curves(runs, "shuffle", "accuracy")
-    assert list(by_name) == ["ResNet", "hybrid", "ViT", "fully connected"]
+    assert list(by_name) == ["ViT", "ResNet", "hybrid", "fully connected"]
     tiles, values = by_name["ViT"]
     assert (tiles, values.tolist()) == ([8], [[25.0], [50.0]])
 

@@ -270,11 +270,17 @@ class TestBars:
         fig = plots.bars({"ViT": 0.75, "ResNet": torch.tensor(0.5)}, "accuracy (fraction)")
         ax = fig.axes[0]
         assert [bar.get_height() for bar in ax.patches] == [0.75, 0.5]
-        assert [text.get_text() for text in ax.texts] == ["0.75", "0.5"]
+        assert [text.get_text() for text in ax.texts] == ["0.750", "0.500"]
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["ViT", "ResNet"]
 
-    def test_large_numbers_are_written_out(self):
-        assert plots.bars({"B/16": 86567656}, "parameters").axes[0].texts[0].get_text() == "86,567,656"
+    @pytest.mark.parametrize(("values", "written"), [
+        ([86567656], ["86,567,656"]), ([69.0, 69.4, 0.0123], ["69.0", "69.4", "0.0123"]),
+        ([1.59, 0.49], ["1.59", "0.49"]), ([2e-6, 1.25e-7], ["2e-06", "1.25e-07"]), ([3.0, 12.0], ["3", "12"]),
+        ([100.0, 99.5], ["100.0", "99.5"]), ([1.5, np.nan], ["1.50", ""]), ([np.nan], [""]),
+    ])
+    def test_numbers_beside_each_other_look_alike(self, values, written):
+        ax = plots.bars(dict(zip("abc", values, strict=False)), "y").axes[0]
+        assert [text.get_text() for text in ax.texts] == written
 
     def test_error_bars_reach_their_values(self):
         ax = plots.bars({"a": 3.0, "b": 2.0}, "y", errors={"b": 0.5, "a": 1.0}).axes[0]

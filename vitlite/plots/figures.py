@@ -1,5 +1,6 @@
 """Figures for any data: images, maps, matrices, curves, bars, points, training runs."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -226,7 +227,7 @@ def bars(
     fig, (ax,) = parts.new_figure(WIDTH, 3.5, title)
     names = [parts.plain(textwrap.fill(label, room)) for label in values]
     drawn = ax.bar(range(len(names)), heights, width=0.65, color=COLOURS[0], yerr=spread, capsize=5)
-    ax.bar_label(drawn, labels=[_short(height) for height in heights], padding=3)
+    ax.bar_label(drawn, labels=_alike(heights), padding=3)
     ax.set_xticks(range(len(names)), names)
     ax.set_ylabel(ylabel)
     ax.grid(False, axis="x")
@@ -370,3 +371,12 @@ def _training_loss(ax: Axes, step: Array, loss: Array) -> None:
     parts.draw_curve(ax, 0, "training, each entry of the log", (step, loss), color="#9fc5e8", linewidth=0.7, marker="")
     mean = np.convolve(parts.as_array(loss), np.ones(window) / window, mode="valid")
     parts.draw_curve(ax, 0, f"training, mean of {window} entries", (parts.as_array(step)[window - 1 :], mean))
+
+
+def _alike(values: Sequence[float]) -> list[str]:
+    """Values as ``_short`` writes them, each with at least the decimals of the largest: 69.0 beside 69.4."""
+    finite = [abs(value) for value in values if math.isfinite(value)]
+    if all(value.is_integer() for value in finite):
+        return [_short(value) for value in values]
+    decimals = min(3, max(1, 2 - math.floor(math.log10(max(finite)))))
+    return [max(_short(value), f"{value:,.{decimals}f}", key=len) for value in values]

@@ -90,6 +90,7 @@ def overlays(images: Array, maps: Mapping[str, Array], masks: Array | None = Non
     for label, each in (shares if outlines is None else shares | {"masks": outlines}).items():
         if len(each) != count:
             raise ValueError(f"{label} has {len(each)} maps for {count} images: pass one for each")
+    places = np.arange(-1, width + 1), np.arange(-1, height + 1)  # with a rim, so that every outline closes
     across = 1 + len(shares)
     captions = ["image", *shares] + [""] * across * (count - 1)
     fig, axes = parts.new_grid(across * count, across, 1.5, 1.5 * height / width, captions, title, bar=BAR_HEIGHT)
@@ -101,7 +102,8 @@ def overlays(images: Array, maps: Mapping[str, Array], masks: Array | None = Non
             parts.lay_over(ax, pictures[row], list(shares.values())[column - 1][row])
         if outlines is not None:
             for colour, line in (("black", 2.4), ("white", 1.0)):  # shows on any picture
-                ax.contour(outlines[row], levels=[0.5], colors=colour, linewidths=line)
+                ax.contour(*places, np.pad(outlines[row], 1), levels=[0.5], colors=colour, linewidths=line)
+            ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     parts.bar_below(fig, axes, "share of the map's largest value")
     return fig
 
