@@ -7,6 +7,7 @@ With ``VITLITE_SMOKE=1`` the full numbers are cut to two steps and a few images,
 from __future__ import annotations
 
 import os
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -40,6 +41,8 @@ def pick(*, quick: dict, full: dict) -> SimpleNamespace:
     if name not in ("quick", "full"):
         raise ValueError(f"VITLITE_SCALE is {name!r}; expected 'quick' or 'full', or leave it unset")
     numbers = dict(quick if name == "quick" else full)
+    if name == "full":
+        print("Full scale. The text tells of the quick run: your numbers will be others.", file=sys.stderr)
     if os.environ.get("VITLITE_SMOKE") == "1":
         numbers |= {key: 2 for key in numbers if key == "steps" or key.endswith("_steps")}
         numbers |= {key: min(200, value) for key, value in numbers.items() if key.endswith("_images")}

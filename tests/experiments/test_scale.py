@@ -11,12 +11,14 @@ NUMBERS = {
 }
 
 
-def test_the_environment_decides(monkeypatch):
+def test_the_environment_decides(monkeypatch, capsys):
     monkeypatch.setenv("VITLITE_SCALE", "full")
     run = scale.pick(**NUMBERS)
     assert (run.name, run.data, run.steps) == ("full", "cifar10", 9000)
+    assert "The text tells of the quick run" in capsys.readouterr().err
     monkeypatch.setenv("VITLITE_SCALE", "quick")
     assert (scale.pick(**NUMBERS).steps, scale.pick(**NUMBERS).device) == (600, "cpu")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("cuda", [True, False])
