@@ -83,7 +83,8 @@ SCALES = {
     "cpu": GRID | {"vit": VIT, "data": {"name_or_path": "cifar10"}, "trial_steps": 1_000, "steps": 6_000, "seeds": [0]},
     "full": GRID | {
         "vit": VIT | {"image_size": 32, "embed_dim": 192, "depth": 9, "num_heads": 6, "mlp_dim": 384},
-        "data": {"name_or_path": "cifar10"}, "recipe": GRID["recipe"] | {"batch_size": 512, "crop_padding": 4},
+        "data": {"name_or_path": "cifar10"},
+        "recipe": GRID["recipe"] | {"batch_size": 512, "crop_padding": 4, "flip": False},  # the set has both ways
         "trial_steps": 1_000, "steps": 9_000, "seeds": [0, 1, 2], "device": "cuda",
     },
 }

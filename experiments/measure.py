@@ -57,15 +57,16 @@ def tuned(rates: Sequence[float], trial: Callable[[float], float], path: Path) -
         trial: Validation accuracy after a short training at a rate; see ``tried``.
         path: Where the answers are noted.
     """
-    noted = _noted(path)
-    for rate in rates:
-        if str(rate) not in noted:
-            try:
-                noted[str(rate)] = trial(rate)
-            except FloatingPointError:  # the loss is no number any more: this rate is too high
-                noted[str(rate)] = 0.0
-            with written_whole(path) as beside:
-                beside.write_text(json.dumps(noted), encoding="utf-8")
+    with held(path, wait=True):  # runs beside each other may need the same trials
+        noted = _noted(path)
+        for rate in rates:
+            if str(rate) not in noted:
+                try:
+                    noted[str(rate)] = trial(rate)
+                except FloatingPointError:  # the loss is no number any more: this rate is too high
+                    noted[str(rate)] = 0.0
+                with written_whole(path) as beside:
+                    beside.write_text(json.dumps(noted), encoding="utf-8")
     return {str(rate): noted[str(rate)] for rate in rates}
 
 

@@ -27,8 +27,9 @@ from vitlite.files import decoding, written_whole
 from vitlite.plots import parts
 from vitlite.train import Recipe
 
-__all__ = ["DATASET", "SCALES", "climb", "points", "run", "show", "summarise"]
+__all__ = ["DATASET", "IN_ORDER", "SCALES", "climb", "points", "run", "show", "summarise"]
 
+IN_ORDER = True  # a rung needs the one below it
 DATASET = "cifar10: 45,000 training, 5,000 validation and 10,000 test images, at 24 pixels (cpu) or 32 (full)"
 
 

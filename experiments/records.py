@@ -275,4 +275,4 @@ def _commit() -> str:
         changes = git("status", "--porcelain", "--", "vitlite", "experiments", "benchmarks")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("VITLITE_COMMIT", "unknown")  # what a copy without git was made from

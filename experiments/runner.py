@@ -95,7 +95,7 @@ def run(
         scale: ``"quick"``, ``"cpu"`` or ``"full"``.
         seeds: Make the runs of these seeds; by default those that the experiment names.
         jobs: How many runs to make at a time, each in a process of its own: small ones may share a GPU. Their times are
-            then longer than alone.
+            then longer than alone. An experiment whose runs are ``IN_ORDER`` makes one at a time.
         minutes: Begin no run after so long, and write the record of those made; a later call makes the others.
         force: Make every run again, and replace a record of a larger scale.
         folder: Where the record goes.
@@ -114,6 +114,7 @@ def run(
     if scale not in experiment.SCALES:
         raise ValueError(f"scale is {scale!r}; {name} runs at {', '.join(experiment.SCALES)}")
     config, entries = experiment.SCALES[scale], card(experiment)
+    jobs = 1 if getattr(experiment, "IN_ORDER", False) else jobs
     fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     place = work / f"{name}-{scale}-{fingerprint}"  # another configuration does not resume this one
     if seeds is not None:

@@ -27,10 +27,11 @@ def test_the_list_has_a_line_for_each(capsys):
     assert [line.partition(":")[0] for line in lines] == runner.names()
 
 
-def test_one_that_fails_does_not_keep_the_others(monkeypatch, capsys):
+@pytest.mark.parametrize("error", [FileExistsError, TypeError])
+def test_one_that_fails_does_not_keep_the_others(monkeypatch, capsys, error):
     def run(name, scale, **options):
         if name == "bias":
-            raise FileExistsError("a better one is there")
+            raise error("a better one is there")
         return f"{name}.json"
 
     monkeypatch.setattr(runner, "run", run)

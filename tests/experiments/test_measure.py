@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -47,6 +48,21 @@ def test_a_search_notes_each_rate_as_it_goes_and_tries_none_twice(tmp_path):
     assert json.loads(path.read_text()) == {"0.001": 0.01}
     assert tuned([1e-3, 2e-3], trial, path) == {"0.001": 0.01, "0.002": 0.02}
     assert asked == [1e-3, 3e-3, 2e-3]
+
+
+def test_of_two_runs_beside_each_other_one_makes_the_trials(tmp_path):
+    asked, both = [], threading.Barrier(2)
+
+    def search():
+        both.wait()
+        tuned([0.1, 0.2], trials(0.1, asked), tmp_path / "rates.json")
+
+    runs = [threading.Thread(target=search) for _ in range(2)]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    assert asked == [0.1, 0.2]
 
 
 def test_a_rate_at_which_training_fails_counts_as_zero(tmp_path):

@@ -67,6 +67,13 @@ def test_provenance_says_where_and_with_what():
     assert json.dumps(provenance)
 
 
+def test_a_copy_without_git_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert records.provenance()["commit"] == "unknown"
+    monkeypatch.setenv("VITLITE_COMMIT", "abc")
+    assert records.provenance()["commit"] == "abc"
+
+
 def test_a_chapter_opens_a_record_with_what_was_asked_and_done():
     hardware = {"processor": "P", "cores": 1}
     record = RECORD | {"question": "Why?", "date": "2026-01-01", "hardware": hardware,

@@ -178,6 +178,14 @@ def test_several_runs_at_a_time_keep_to_the_time_too(places, monkeypatch):
         runner.run("cost", "quick", jobs=2, minutes=-1, **places)
 
 
+def test_runs_that_need_the_one_before_are_made_one_at_a_time(places, pretend):
+    made = []  # of this process: a worker would not be seen here
+    experiment = pretend(lambda point, config, work: made.append(point) or {"val_accuracy": 0.5}, seeds=[0, 1, 2])
+    experiment.IN_ORDER = True
+    runner.run("try", "quick", jobs=2, **places)
+    assert [point["seed"] for point in made] == [0, 1, 2]
+
+
 def test_a_record_grows_by_the_seeds_it_lacks(places, pretend):
     made = []
 

@@ -170,8 +170,8 @@ class Trainer:
             self._contact(),
         ):
             self._set_to_training()
-            log = Log(self.device)
             learner = self._fast_and_shared(batches)
+            log = Log(self.device)  # its clock begins after compiling
             while self.step < self.recipe.steps:
                 loss, right = self._train_step(learner, *batches[self.step])
                 self.step += 1

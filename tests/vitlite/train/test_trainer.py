@@ -235,6 +235,14 @@ def test_a_compiled_run_gives_the_same_weights(monkeypatch):
     assert same(net, plain)
 
 
+def test_the_time_of_compiling_is_not_counted(monkeypatch):
+    order, log = [], trainer_module.Log
+    monkeypatch.setattr(trainer_module, "compiled", lambda learner, *_: order.append("compiled") or learner)
+    monkeypatch.setattr(trainer_module, "Log", lambda device: order.append("clock") or log(device))
+    Trainer(model(), RECIPE.replace(steps=5), device="cpu", compile=True).fit(splits())
+    assert order == ["compiled", "clock"]
+
+
 def test_where_nothing_can_be_compiled_training_goes_on_in_silence(monkeypatch, capsys):
     def broken(module):
         raise RuntimeError("no compiler")
