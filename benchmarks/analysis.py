@@ -67,13 +67,5 @@ def summarise(runs: list[dict]) -> dict:
     return {"memory": looking["peak_bytes"] / alone["peak_bytes"], "time": looking["seconds"] / alone["seconds"]}
 
 
-def show(record: dict) -> str:
-    """The record as chapter 13 shows it, as text."""
-    model, summary, images = record["config"]["model"], record["summary"], record["config"]["images"]
-    return (f"depth {model['depth']}, width {model['embed_dim']}, {model['image_size']} pixels, {images} images\n"
-            f"distance and rollout in one pass: {summary['memory']:.2f} times the memory, "
-            f"{summary['time']:.2f} times the time\nof the pass that computes the maps and drops them")
-
-
 if __name__ == "__main__":
     main(sys.modules[__name__])

@@ -129,7 +129,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def show(record: dict) -> str:
-    """The record as chapter 5 shows it, as Markdown: the expectation, and a row for each level of augmentation."""
+    """The record as *How fast is it?* shows it, as Markdown: expectation, and a row for each augmentation."""
     rows = []
     for level, ratio in record["summary"].items():
         rates = {run["pipeline"]: run["images_per_second"] for run in record["runs"] if run["level"] == level}

@@ -5,7 +5,7 @@ A benchmark is a module with a card as its docstring, as an experiment has (``ex
 - ``SCALES``: a configuration for each of ``"quick"`` (a test), ``"cpu"`` and ``"full"`` (a CUDA device);
 - ``measure(config)``: the runs of its record;
 - ``summarise(runs)``: the answer, in a few figures;
-- ``show(record)``: what a chapter shows of it, where one does.
+- ``show(record)``: what a page shows of it, where one does.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def show(record: dict) -> str:
-    """The record as chapter 5 shows it, as Markdown: the expectation, and a row for each library and precision."""
+    """The record as *How fast is it?* shows it, as Markdown: expectation, a row for each library and precision."""
     rows = [[run["library"], run["how"], f"{run['images_per_second']:,.0f}", f"{run['ours_over_it']:.2f}"]
             for run in sorted(record["runs"], key=lambda run: -run["images_per_second"])]
     table = records.table(["library", "numbers", "images a second", "the `Trainer` is so many times as fast"], rows,

@@ -11,7 +11,7 @@ Expectation: With few images, seen often, light augmentation (flips and crops) h
              to give: none does best.
 Command:     python -m experiments augmentation
 Cost:        cpu: 45 runs (CIFAR-10 at 24 pixels, three seeds) of 35 to 115 seconds on one core with bfloat16
-             instructions, and 6 trials of the learning rate: about 50 minutes, 2 GB of memory. full: 54 runs
+             instructions, and 7 trials of the learning rate: about 50 minutes, 2 GB of memory. full: 54 runs
              of 9,000 or 27,000 steps at 32 pixels on one GPU; --jobs lets runs share it. It resumes when interrupted.
 """
 
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from experiments import records
 from experiments.families import NAMES, SMALL, build
-from experiments.measure import best, loaded, trained, tried, tuned
+from experiments.measure import best, bracketed, loaded, trained, tried
 from experiments.statistics import grouped, interval, paired
 from vitlite import plots
 from vitlite.train import Recipe
@@ -112,7 +112,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         few = whole._replace(train=whole.train.subset(config["tuned_at"]))
         return tried(build(family, config, seed=0), few, short, config["device"])
 
-    accuracy_by_rate = tuned(config["learning_rates"], trial, work / f"{family}-search.json")  # once for all runs
+    accuracy_by_rate = bracketed(config["learning_rates"], trial, work / f"{family}-search.json")  # once for all runs
     this = recipe(level, point["steps"], best(accuracy_by_rate), config)
     resume = work / f"{family}-{size}-{this.steps}-{level}-seed{seed}.safetensors"
     measured = trained(build(family, config, seed), whole._replace(train=whole.train.subset(size, seed)), this,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from experiments import families, records
 from experiments.disturb import disturbed, panned, shuffle
 from experiments.families import FAMILIES, NAMES
-from experiments.measure import best, loaded, trained, tried, tuned, usual_recipe
+from experiments.measure import best, bracketed, loaded, trained, tried, usual_recipe
 from experiments.statistics import grouped
 from vitlite import ViT, cost, data, plots, resnet, weights
 from vitlite.data import scenes
@@ -161,7 +161,7 @@ def search(family: str, sets: data.Splits, config: dict, work: Path) -> dict[str
         short = usual_recipe("bias", config, config["search_steps"], rate)
         return tried(build(family, config, seed=0), sets, short, config["device"])
 
-    return tuned(config["learning_rates"], trial, work / f"{family}-search.json")
+    return bracketed(config["learning_rates"], trial, work / f"{family}-search.json")
 
 
 def keep(model: nn.Module, point: dict, config: dict, sets: data.Splits, work: Path) -> nn.Module:

@@ -176,9 +176,7 @@ def _middle(split: data.Split, size: int) -> data.Split:
 SHOWN = {
     "test_accuracy": "test images (%)",
     "consistency": "keep their answer, moved 4 pixels (%)",
-    "lost_by_shift": "points lost, moved",
     "lost_by_shuffle": "points lost, patches shuffled",
-    "lost_by_cover": "points lost, 75 % covered",
 }
 
 

@@ -217,10 +217,16 @@ def _training(record: dict) -> Figure:
     def means(key: str, family: str) -> list[float]:
         return [100 * statistics.mean(run[key] for run in runs[family, size]) for size in sizes]
 
-    both = {f"{NAMES[family]}, {split} images": (sizes, means(key, family)) for family in ("vit", "resnet")
-            for split, key in (("training", "train_accuracy"), ("test", "test_accuracy"))}
-    return plots.lines(both, "training images", "accuracy (%)",
-                       "By heart up to 10,000 images, not with 45,000", logx=True)
+    both = {f"{NAMES[family]}, {split} images": (sizes, means(key, family))
+            for split, key in (("test", "test_accuracy"), ("training", "train_accuracy"))
+            for family in ("vit", "resnet")}
+    figure = plots.lines(both, "training images", "accuracy (%)",
+                         "By heart up to 10,000 images, not with 45,000", logx=True)
+    (axes,) = figure.axes
+    for test, training in zip(axes.lines[:2], axes.lines[2:], strict=True):  # one colour per network
+        training.set_color(test.get_color())
+    axes.legend(handlelength=3)
+    return figure
 
 
 show = records.views(accuracy=_accuracy, training_and_test=_training)  # chapter 7

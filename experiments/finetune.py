@@ -7,9 +7,9 @@ Expectation: One rate from a head of zeros stays below the linear map, even at t
              lost. The three that begin at the linear map end above it, within a few points of each other. LoRA trains
              less than one parameter in fifty, and takes about two thirds of the processor time of training everything.
 Command:     python -m experiments finetune
-Cost:        cpu: 5 runs of five epochs, after trials of two epochs at three rates each, about 40 minutes of processor
-             time with bfloat16 instructions. full: 15 runs (three seeds, 224 pixels) on one GPU, untried so far. It
-             resumes when interrupted.
+Cost:        cpu: 5 runs of five epochs, after trials of two epochs at three to five rates each, about 50 minutes of
+             processor time with bfloat16 instructions. full: 15 runs (three seeds, 224 pixels) on one GPU, untried so
+             far. It resumes when interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments import real_weights, records
-from experiments.measure import UNTRAINED, best, tuned
+from experiments.measure import UNTRAINED, best, bracketed
 from experiments.real_weights import accuracy, epochs_of, fine_tuned, two_rates, with_a_linear_map
 from experiments.statistics import grouped, interval
 from vitlite import ViT, cost, data, plots
@@ -66,7 +66,7 @@ def points(config: dict) -> list[dict]:
 
 
 def run(point: dict, config: dict, work: Path) -> dict:
-    """Make the published ViT classify in one way, at the rate that did best in short trials.
+    """Make the published ViT classify in one way, at the best rate of short trials, with a worse one on either side.
 
     Returns:
         The usual keys; ``trained``, how many parameters move; ``cpu_seconds``, processor time of the chosen training,
@@ -89,7 +89,7 @@ def run(point: dict, config: dict, work: Path) -> dict:
         return accuracy(model, sets.validation)
 
     rates = config["rates"][way]
-    search = tuned(rates, trial, work / f"{way}-{seed}-rates.json") if len(rates) > 1 else {}
+    search = bracketed(rates, trial, work / f"{way}-{seed}-rates.json") if len(rates) > 1 else {}
     parts = groups(way, ready, best(search) if search else rates[0], config)
     measured = fine_tuned(ready, sets, config, parts, config["epochs"], seed)
     measured["cpu_seconds"] += began

@@ -253,13 +253,4 @@ def _accuracy(record: dict) -> str:
     return records.table(["start", *(f"{float(share):.0%} of the labels" for share in shares)], rows)
 
 
-def _masked(record: dict) -> str:
-    lines = []
-    for name, rules in record["summary"]["masked"].items():
-        right, near, common = (records.percent(rules[key]) for key in ("masked_accuracy", "neighbours", "commonest"))
-        lines.append(f"{STARTS[name]}: {right} % of the mean colours right; by the mean of the visible neighbours "
-                     f"{near} %, by the commonest colour {common} %")
-    return "\n".join(lines)
-
-
-show = records.views(accuracy=_accuracy, task=_masked)  # chapter 10
+show = records.views(accuracy=_accuracy)  # chapter 10

@@ -137,12 +137,6 @@ def _row(kind: str, kinds: dict[str, list[dict]]) -> dict:
 PAPER = {"none": 0.61382, "learned-1d": 0.64206, "learned-2d": 0.64001, "relative": 0.64032}  # its Table 8
 
 
-def _opening(record: dict) -> str:
-    config, parameters = record["config"], record["runs"][0]["parameters"]
-    return records.opening(record, f"{config['steps']:,} steps of {config['recipe']['batch_size']} images, a ViT of "
-                                   f"{parameters:,} parameters without positions")
-
-
 def _table(record: dict) -> str:
     names = list(record["summary"])
     head = ("positions", *(f"{name}{more}" for name in names for more in (" (%)", ": over none")), "paper: over none")
@@ -158,4 +152,4 @@ def _table(record: dict) -> str:
     return records.table(head, rows)
 
 
-show = records.views(opening=_opening, table=_table)  # chapter 3
+show = records.views(table=_table)  # chapter 3

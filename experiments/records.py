@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from vitlite import checks
 from vitlite.files import decoding, written_whole
 
-__all__ = ["FOLDER", "names", "opening", "percent", "percent_between", "provenance", "read", "refuse_weaker", "table",
+__all__ = ["FOLDER", "names", "percent", "percent_between", "provenance", "read", "refuse_weaker", "table",
            "views", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,26 +125,6 @@ def percent_between(mean: float, low: float, high: float) -> str:
         '93.5 (92.2 to 94.7)'
     """
     return f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})".replace("-", "−")
-
-
-def opening(record: dict, details: str) -> str:
-    """What a chapter says of a record before it shows the result, as Markdown: its question and its scale. What was
-    expected before the run stands on the page *All results*.
-
-    Args:
-        record: As ``read`` gives it.
-        details: What else belongs to the scale, such as steps and batch size; after the number of runs and seeds.
-
-    Example:
-        >>> opening(read("bias"), "one size of network").split()[0]
-        '**Question.**'
-    """
-    runs, hardware = record["runs"], record["hardware"]
-    seeds, cores = len({run["seed"] for run in runs}), hardware["cores"]
-    processor = hardware.get("gpu") or f"{hardware['processor']} ({cores} core{'s' * (cores > 1)})"
-    return (f"**Question.** {record['question']}\n\n"
-            f"**Scale.** `{record['scale']}`: {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)}; {details}. "
-            f"On {processor}, {record['date']}.")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

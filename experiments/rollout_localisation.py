@@ -143,10 +143,6 @@ def summarise(runs: list[dict]) -> dict:
 SCORES = {"pointing": "pointing game", "energy": "energy", "average_precision": "average precision"}
 
 
-def _opening(record: dict) -> str:
-    return records.opening(record, record["dataset"])
-
-
 def _scores(record: dict) -> str:
     run = next(run for run in record["runs"] if run["model"] == "bias_vit")
     rows = [[method, *(records.percent_between(*by_score[score]) for score in SCORES)]
@@ -154,4 +150,4 @@ def _scores(record: dict) -> str:
     return records.table(["map", *SCORES.values()], rows)
 
 
-show = records.views(opening=_opening, scores=_scores)  # chapter 14
+show = records.views(scores=_scores)  # chapter 14

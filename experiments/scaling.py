@@ -171,15 +171,6 @@ def summarise(runs: list[dict]) -> dict:
     return {"sizes": sizes, "frontier": [[one["family"], one["size"]] for one in frontier(sizes)]}
 
 
-def _opening(record: dict) -> str:
-    config, first = record["config"], record["runs"][0]
-    passes, side = first["images_seen"] / first["train_images"], config["vit"]["image_size"]
-    return records.opening(record, f"{first['train_images']:,} training images of {side} pixels, "
-                                   f"{first['steps']:,} steps of {config['recipe']['batch_size']}, so each image "
-                                   f"{passes:.1f} times; each size has its own learning rate, the best on validation "
-                                   f"after {config['search_steps']} steps")
-
-
 def frontier(networks: list[dict]) -> list[dict]:
     """The networks that no cheaper one reaches in mean test accuracy, the cheapest first.
 
@@ -223,4 +214,4 @@ def _sizes(record: dict) -> str:
     return records.table(["size", "TFLOP of the ViT", *NAMES.values(), "ResNet over ViT", "hybrid over ViT"], rows)
 
 
-show = records.views(opening=_opening, accuracy=_accuracy, sizes=_sizes)  # chapter 8
+show = records.views(accuracy=_accuracy, sizes=_sizes)  # chapter 8

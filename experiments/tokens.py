@@ -129,12 +129,6 @@ def summarise(runs: list[dict]) -> dict:
     }
 
 
-def _opening(record: dict) -> str:
-    config, first = record["config"], record["runs"][0]
-    return records.opening(record, f"{first['train_images']:,} training images of {config['model']['image_size']} "
-                                   f"pixels, {first['steps']:,} steps of {config['recipe']['batch_size']}")
-
-
 def _best(runs_by_rate: dict[float, list[dict]]) -> float:
     """The rate that did best on validation."""
     return best({str(rate): _mean(runs, "val_accuracy") for rate, runs in runs_by_rate.items()})
@@ -192,4 +186,4 @@ def _patch_sizes(record: dict) -> str:
                           f"over patches of {record['config']['base']['patch_size']} px"], rows)
 
 
-show = records.views(opening=_opening, poolings=_pools, patch_sizes=_patch_sizes)  # chapter 8
+show = records.views(poolings=_pools, patch_sizes=_patch_sizes)  # chapter 8

@@ -119,13 +119,13 @@ def test_every_way_is_run_and_counts_what_it_trains(record):
         assert runs[way]["curve"][0] == runs["map"]["val_accuracy"], "it begins at the linear map"
 
 
-def test_where_there_are_several_rates_the_best_in_trials_is_taken(monkeypatch, tmp_path):
-    answers, taken = iter([0.2, 0.5]), []
+def test_of_several_rates_it_takes_the_best_once_either_side_is_worse(monkeypatch, tmp_path):
+    answers, taken = iter([0.2, 0.5, 0.3]), []
     monkeypatch.setattr(finetune, "accuracy", lambda *_: next(answers))
     monkeypatch.setattr(finetune, "fine_tuned", lambda model, sets, config, parts, *_: (
         taken.append(parts[0]["peak"]) or {"cpu_seconds": 0.0}))
     told = finetune.run({"way": "one_rate", "seed": 0}, QUICK, tmp_path)
-    assert told["search"] == {"0.0001": 0.2, "0.001": 0.5}
+    assert told["search"] == {"0.0001": 0.2, "0.001": 0.5, "0.003": 0.3}
     assert taken == [1e-3]
 
 
@@ -134,6 +134,10 @@ def test_it_is_shown_as_a_table_and_a_figure(record):
     assert [row[0].strip() for row in rows] == list(finetune.WAYS.values())
     assert rows[1][2].strip() == "250"
     lines = finetune.show(record, "rates").axes[0].lines
+    searches = {run["way"]: run["search"] for run in record["runs"]}
+    tried = {*searches["one_rate"], *(str(QUICK["rates"][way][0]) for way in ("all", "decay", "lora"))}
+    assert len(searches["one_rate"]) > 2
     assert {line.get_label(): len(line.get_xdata()) for line in lines} == {
         finetune.WAYS[way]: count for way, count in zip(
-            ("one_rate", "all", "decay", "lora", "map"), (2, 1, 1, 1, 4), strict=True)}
+            ("one_rate", "all", "decay", "lora", "map"), (len(searches["one_rate"]), 1, 1, 1, len(tried)),
+            strict=True)}

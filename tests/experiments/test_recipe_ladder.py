@@ -37,7 +37,12 @@ def test_gains_are_over_the_last_rung_that_was_kept():
             for name, accuracy, kept in (("a", 0.5, True), ("b", 0.4, False), ("c", 0.625, True))]
     summary = recipe_ladder.summarise(runs)
     assert [row["gain"] for row in summary.values()] == [None, 0.4 - 0.5, 0.125]
-    (ax,) = recipe_ladder.show({"summary": summary}).axes
+    runs = [run | {"parameters": 9, "steps": 20 if run["change"] == "b" else 10} for run in runs]
+    figure = recipe_ladder.show({"summary": summary, "runs": runs})
+    assert figure.get_suptitle() == "Same ViT, same steps: 50 % naive, 62 % with a recipe"
+    runs[-1]["steps"] = 30
+    assert recipe_ladder.show({"summary": summary, "runs": runs}).get_suptitle() == "50 % naive, 62 % with a recipe"
+    (ax,) = figure.axes
     assert [text.get_text() for text in ax.texts] == ["50.0 %", "−10.0", "+12.5"]
     kept, _, left = ax.lines
     assert (list(kept.get_xdata()), list(kept.get_ydata())) == ([50.0, 62.5], [0, 2])

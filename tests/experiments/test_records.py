@@ -74,17 +74,6 @@ def test_a_copy_without_git_is_told_its_commit(tmp_path, monkeypatch):
     assert records.provenance()["commit"] == "abc"
 
 
-def test_a_chapter_opens_a_record_with_what_was_asked_and_done():
-    hardware = {"processor": "P", "cores": 1}
-    record = RECORD | {"question": "Why?", "date": "2026-01-01", "hardware": hardware,
-                       "runs": [{"seed": 0}, {"seed": 1}, {"seed": 1}]}
-    assert records.opening(record, "five steps") == (
-        "**Question.** Why?\n\n"
-        "**Scale.** `cpu`: 3 runs, 2 seeds; five steps. On P (1 core), 2026-01-01."
-    )
-    assert "On G, " in records.opening(record | {"hardware": hardware | {"gpu": "G"}}, "")
-
-
 def test_a_table_has_as_many_cells_as_its_head():
     table = records.table(["a", "b", "c"], [["x", "y", "1"], ["x", "z", "2"]], left=2)
     assert table.splitlines() == ["| a | b | c |", "|:--|:--|--:|", "| x | y | 1 |", "| x | z | 2 |"]
