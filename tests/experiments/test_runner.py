@@ -306,6 +306,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         time.sleep(0.1)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
+    until = time.monotonic() + 90
     for path in pids:
         while _runs(int(path.read_text("ascii"))):
             assert time.monotonic() < until, "a worker outlives its parent"
