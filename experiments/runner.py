@@ -97,7 +97,8 @@ def run(
         jobs: How many runs to make at a time, each in a process of its own: small ones may share a GPU. Their times are
             then longer than alone. An experiment whose runs are ``IN_ORDER`` makes one at a time.
         minutes: Begin no run after so long, and write the record of those made; a later call makes the others.
-        force: Make every run again, and replace a record of a larger scale.
+        force: Make every run again, and replace a record of a larger scale. After an interruption the next call, with
+            ``force`` or without, makes those that are missing.
         folder: Where the record goes.
         work: Where finished runs and checkpoints wait until the record is written.
 
@@ -125,8 +126,12 @@ def run(
     for path in (folder / f"{name}.json", place / FINISHED):
         try_writing(path)  # before hours of work count on it
     with held(place):  # two at once would lose each other's runs
-        if force:
+        forced = place / "forced"
+        if force and not forced.exists():
             shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True, exist_ok=True)
+            forced.touch()
+        force = forced.exists()
         there = {} if force else _recorded(name, scale, config, folder)
         if there and "seeds" in config:
             config = config | {"seeds": sorted({*config["seeds"], *(run["seed"] for run in there["runs"])})}
@@ -141,7 +146,9 @@ def run(
                   "command": command, "scale": scale, "config": config, "dataset": experiment.DATASET,
                   "runs": runs, "summary": experiment.summarise(runs), "notes": _notes(place),
                   **records.provenance(config.get("device", "cpu"))}
-        return records.write(record, force=force, folder=folder)
+        written = records.write(record, force=force, folder=folder)
+        forced.unlink(missing_ok=True)
+        return written
 
 
 def _recorded(name: str, scale: str, config: dict, folder: Path) -> dict:

@@ -220,19 +220,17 @@ def summarise(runs: list[dict]) -> dict:
 
 # ---- what chapter 7 shows
 
-NAMES = families.NAMES  # a network without a name here is not shown
-
 
 def _plain(record: dict) -> dict[str, dict[int, dict]]:
     """Test accuracy with Muon on the plain question, by network and number of images. The ViT without positions is
     left out: its rate, best in short trials, is too high for the full length."""
     plain = record["summary"]["plain"]
     return {network: {int(size): row for size, row in plain[network]["muon"].items()}
-            for network in NAMES if network in plain}
+            for network in families.NAMES if network in plain}  # a network without a name is not shown
 
 
 def _accuracy(record: dict) -> Figure:
-    curves = {NAMES[network]: curve(rows) for network, rows in _plain(record).items()}
+    curves = {families.NAMES[network]: curve(rows) for network, rows in _plain(record).items()}
     return plots.lines(curves, "training images", "test accuracy (%)",
                        "Same or different: the ViT needs a tenth as many images", logx=True)
 
@@ -244,7 +242,7 @@ def _by_rate(record: dict) -> Figure:
     for (network, optimizer), same in runs.items():
         if network in NETWORKS[:2]:
             tries = sorted((float(rate), 100 * share) for rate, share in same[0]["search"].items())
-            curves[f"{NAMES[network]}, {families.OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
+            curves[f"{families.NAMES[network]}, {families.OPTIMIZERS[optimizer]}"] = tuple(zip(*tries, strict=True))
     return plots.lines(curves, "learning rate", "validation accuracy (%)",
                        "Each network needs a learning rate of its own", logx=True, legend_columns=2)
 
@@ -253,7 +251,8 @@ def _sizes(record: dict) -> str:
     plain = _plain(record)
     sizes = sorted({size for rows in plain.values() for size in rows})
     return records.table(["test accuracy (%), by training images", *(f"{size:,}" for size in sizes)],
-                         [[NAMES[network], *(records.percent(rows[size]) if size in rows else "–" for size in sizes)]
+                         [[families.NAMES[network],
+                           *(records.percent(rows[size]) if size in rows else "–" for size in sizes)]
                           for network, rows in plain.items()])
 
 
@@ -263,7 +262,7 @@ def _variants(record: dict) -> str:
         by = record["summary"].get(variant, {})
         if by:
             rows.append([asked, *(records.percent(by[network]["muon"][size]) for network in NETWORKS[:2])])
-    return records.table(["what is asked", *(f"{NAMES[network]} (%)" for network in NETWORKS[:2])], rows)
+    return records.table(["what is asked", *(f"{families.NAMES[network]} (%)" for network in NETWORKS[:2])], rows)
 
 
 show = records.views(accuracy=_accuracy, rates=_by_rate, sizes=_sizes, variants=_variants)  # chapter 7

@@ -113,7 +113,18 @@ def test_chosen_seeds_add_to_what_is_there(made, places):
 def test_force_makes_every_run_again(made, places):
     runner.run("try", "quick", seeds=[0], **places)
     runner.run("try", "quick", seeds=[0], force=True, **places)
-    assert made == [0, 0]
+    runner.run("try", "quick", seeds=[0], force=True, **places)
+    assert made == [0, 0, 0]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_interrupted_forced_call_resumes(made, places, force):
+    runner.run("try", "quick", seeds=[0, 2], **places)
+    with pytest.raises(OSError, match="interrupted"):
+        runner.run("try", "quick", force=True, **places)
+    assert made == [0, 2, 0]
+    runner.run("try", "quick", force=force, **places)
+    assert made == [0, 2, 0, 1, 2]
 
 
 def test_a_seed_named_twice_is_one_run(made, places):
