@@ -1,7 +1,7 @@
 """What each chapter of the book costs to run.
 
 Question:    How long does each chapter run at quick scale, and how much memory does it need?
-Expectation: On one thread of a processor with bfloat16 instructions below 50 seconds each, three of them below 75, and
+Expectation: On one thread of a processor with bfloat16 instructions below 60 seconds each, a few of them below 90, and
              below 3 GB of memory.
 Command:     python -m experiments chapters
 Cost:        About 12 minutes on one core with bfloat16 instructions, twice as long without: one chapter at a time, each

@@ -7,9 +7,9 @@ Expectation: One rate from a head of zeros stays below the linear map, even at t
              lost. The three that begin at the linear map end above it, within a few points of each other. LoRA trains
              less than one parameter in fifty, and takes about two thirds of the processor time of training everything.
 Command:     python -m experiments finetune
-Cost:        cpu: 5 runs of five epochs, after trials of two epochs at three to five rates each, about 50 minutes of
-             processor time with bfloat16 instructions. full: 15 runs (three seeds, 224 pixels) on one GPU, untried so
-             far. It resumes when interrupted.
+Cost:        cpu: 5 runs of five epochs, after trials of two epochs at three to five rates each, about 75 minutes of
+             processor time, 25 with bfloat16 instructions. full: 15 runs (three seeds, 224 pixels) on one GPU,
+             untried so far. It resumes when interrupted.
 """
 
 from __future__ import annotations
